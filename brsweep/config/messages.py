@@ -1,0 +1,50 @@
+"""Hydra's and OmegaConf's errors in one line, with a suggestion for a key that is nearly right."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+
+def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
+    """The error as one line, or None where it is not about the configuration. keys: those that exist, dotted."""
+    if isinstance(error, MissingConfigException):
+        return _missing(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: can't be read as key=value ({str(error).splitlines()[0]})"
+    if not isinstance(error, (ConfigCompositionException, OmegaConfBaseException)):
+        return None
+    text = f"{error}\n{error.__cause__ or ''}"
+    unknown = re.search(r"Could not (?:override|delete from|append to) '([^']+)'", text)
+    if unknown and ("not in" in text or "No match" in text):
+        return _unknown(unknown.group(1).split("@")[0], keys)
+    unknown = re.search(r"Key '([^']+)' (?:is )?not in", text)
+    if unknown:
+        return _unknown(getattr(error, "full_key", None) or unknown.group(1), keys)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    shown = dict.fromkeys(line for line in lines if not line.startswith(("full_key", "object_type", "reference_type")))
+    return "; ".join(shown)
+
+
+def _unknown(key: str, keys: Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, list(keys), n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{key}: there is no such option{hint} (--cfg job prints them all)"
+
+
+def _missing(error: MissingConfigException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    wanted = re.search(r"Could not find '([^']+)'", lines[0])
+    options = [line for line in lines[1:] if not line.endswith(":") and "=" not in line and " " not in line]
+    if not wanted:
+        return lines[0]
+    group, _, option = wanted.group(1).rpartition("/")
+    if not options:
+        return f"{group}={option}: there is no such file in conf/{group}"
+    close = difflib.get_close_matches(option, options, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{group}={option}: choose one of {', '.join(options)}{hint}"

@@ -1,0 +1,81 @@
+"""Image files to uint8 arrays, several at a time.
+
+Every image becomes RGB: grey values are repeated, transparency is dropped. Pixels of more than 8 bits are refused, for
+Pillow would cut them off. Rotation marks (EXIF) are not applied; torchvision's ImageFolder doesn't either.
+
+Threads, not processes: Pillow decodes without the interpreter's lock. On two cores two threads take 0.57 of one's time
+for 512x400 JPEG files; for 32x32 ones, all overhead, they take 1.4 of it: 0.1 ms a file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from brsweep.errors import BrsweepError
+
+EIGHT_BIT = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+THREADS = min(8, os.cpu_count() or 1)
+FILES_PER_CALL = 64
+
+
+def decode(path: str, image_size: int | None) -> np.ndarray:
+    """uint8 [H, W, 3]. image_size: the shorter side is brought to it, antialiased, and the middle square cut out; None
+    leaves the image as it is. The same pixels as torchvision's Resize and CenterCrop. `BrsweepError` names the file."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            rgb = image.convert("RGB") if mode in EIGHT_BIT else None
+    except Exception as error:  # Pillow raises many kinds for broken files
+        reason = "not an image" if type(error).__name__ == "UnidentifiedImageError" else f"broken: {error}"
+        raise BrsweepError(f"{path}: {reason}; remove or replace this file") from error
+    if rgb is None:
+        raise BrsweepError(f"{path}: pixels of more than 8 bits (mode {mode}); convert this file to 8 bits per channel")
+    return np.asarray(rgb if image_size is None else _fit(rgb, image_size))
+
+
+def _fit(image, size: int):
+    from PIL import Image
+
+    width, height = image.size
+    short = min(width, height)
+    scaled = (size * width // short, size * height // short)
+    if scaled != image.size:
+        image = image.resize(scaled, Image.Resampling.BILINEAR)
+    left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def decode_all(
+    paths: Sequence[str], image_size: int | None, shape: tuple[int, int, int], like: str
+) -> Iterator[np.ndarray]:
+    """uint8 [up to 64, *shape] pieces in the order of `paths`, a few at a time in memory.
+
+    shape: that of `like`, an image of the set. Raises `BrsweepError` naming the first file of another size.
+    """
+
+    def piece(start: int) -> np.ndarray:
+        images = np.empty((len(paths[start : start + FILES_PER_CALL]), *shape), np.uint8)
+        for image, path in zip(images, paths[start : start + FILES_PER_CALL], strict=True):
+            decoded = decode(path, image_size)
+            if decoded.shape != shape:
+                raise BrsweepError(
+                    f"{path}: {_size(decoded.shape)} pixels, while {like} has {_size(shape)}; "
+                    "set data.image_size=PIXELS to bring all images to one size"
+                )
+            image[:] = decoded
+        return images
+
+    starts = range(0, len(paths), FILES_PER_CALL)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for first in range(0, len(starts), 4 * THREADS):
+            yield from pool.map(piece, starts[first : first + 4 * THREADS])
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"

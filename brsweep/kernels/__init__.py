@@ -1,0 +1,91 @@
+"""The one op under brsweep: fake-quantize a tensor and, in the same pass, sum up its bins.
+
+Every quantizer and every bin-wise penalty is built on `fake_quantize`. It knows nothing of modules, layers or losses:
+it returns the fake-quantized values and, where asked, three numbers per bin, and its backward takes the gradients of
+both. What a penalty makes of the sums is ordinary autograd over 2^bits numbers, so its cost does not grow with the
+number of bins, and no second walk over the tensor is needed.
+
+With v the values, a the step size and r_i = v_i - code_i * a (the code is a constant):
+
+    code     = round(clamp(v / a, Qn, Qp))          ties to even; correctly rounded division
+    output   = code * a
+    n_k      = how many values have code k          S1_k = sum of their r          S2_k = sum of their r^2
+
+    d output / d v = 1 if Qn < v/a < Qp else 0                                        (LSQ, straight-through)
+    d output / d a = code - v/a if Qn < v/a < Qp, Qn if v/a <= Qn, Qp if v/a >= Qp    (LSQ, eq. 3), times `grad_scale`
+    d S1_k / d v_i = 1,  d S2_k / d v_i = 2 r_i                                       for v_i in bin k, whatever v/a
+    d S1_k / d a   = -k n_k,  d S2_k / d a = -2 k S1_k                                times `sums_alpha_grad`
+
+Sums of residuals, never of raw values: once the bins are sharp, raw sums of squares lose every digit in float32.
+
+Implementations share this signature, one file each. `use` chooses one for the process.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from brsweep.errors import BrsweepError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ALPHA_FLOOR = 2.0**-20
+"""The smallest step size in use, about 1e-6: max(alpha, floor) is what quantizes, with the gradient passed through.
+A power of two, so that the floor's own levels are exact. LSQ is silent on step sizes that a large gradient pushes
+below zero; with the floor no training loop can reach one, and the gradient still leads back up."""
+
+NO_SUMS = "none"
+ALL_VALUES = "all"
+INSIDE_VALUES = "inside"
+
+COUNT, SUM, SQUARES = 0, 1, 2
+"""Rows of the sums: n, sum of r, sum of r^2."""
+
+_choice = "auto"
+
+
+def available() -> tuple[str, ...]:
+    """Names that `use` takes on this machine."""
+    return ("auto", "reference")
+
+
+def use(name: str) -> None:
+    """Choose the implementation for this process: `auto` (the fastest that fits each tensor) or one by name."""
+    global _choice
+    if name not in available():
+        raise BrsweepError(f"kernels={name}: not available here; choose one of {', '.join(available())}")
+    _choice = name
+
+
+def chosen(device_type: str) -> str:
+    """The implementation that float32 tensors on `device_type` get: for logs and result files."""
+    return "reference"
+
+
+def fake_quantize(
+    values: Tensor,
+    alpha: Tensor,
+    qn: int,
+    qp: int,
+    *,
+    grad_scale: float,
+    axis: int = 0,
+    sums: str = NO_SUMS,
+    sums_alpha_grad: float = 0.0,
+) -> tuple[Tensor, Tensor | None]:
+    """Fake-quantize `values` on the grid qn..qp with step size `alpha`; see the module's head for the formulas.
+
+    values: any shape; float64, float32, or bfloat16/float16 (computed in float32, returned in the input's dtype).
+    alpha: shape [] (per tensor) or [channels] (per channel, along `axis`); max(alpha, ALPHA_FLOOR) is used.
+    grad_scale: LSQ's g, which multiplies the gradient that reaches alpha through the output.
+    sums: NO_SUMS; ALL_VALUES, values beyond the range count to the end bins; INSIDE_VALUES, those with v/a outside
+        [qn, qp] are left out.
+    sums_alpha_grad: what multiplies the gradient that reaches alpha through the sums; 0 keeps them apart.
+
+    Returns the fake-quantized values and the sums, float64, shape [3, bins] or [channels, 3, bins], rows COUNT, SUM
+    and SQUARES, or None. NaN in a value gives NaN in the output and in the sums of the lowest bin; it never raises.
+    """
+    from brsweep.kernels import reference
+
+    return reference.fake_quantize(values, alpha, qn, qp, grad_scale, axis, sums, sums_alpha_grad)

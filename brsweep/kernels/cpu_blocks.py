@@ -1,0 +1,155 @@
+"""The inner loops of the CPU implementation: what happens to one block of at most BLOCK values.
+
+What makes them fast, and has to stay so for LLVM to turn them into vector instructions:
+
+    slices and `range(n)`           an index that could wrap around from below zero is not vectorised
+    unsigned indices into tables    for the same reason
+    no reciprocals, NaN kept        codes come from correctly rounded division; only contraction, reordering of sums
+                                    and the sign of zero are left free
+    few bins                        compare with each bin, two at a time, and add under a mask; on the way back look a
+                                    bin's gradient up by a tree of selects
+    many bins                       add to a table, in REPLICAS copies: an addition would else wait for the one before
+                                    it to be stored; look gradients up one by one, into a block of their own
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from brsweep.kernels.cpu_words import add_to_table, fma, select
+
+BLOCK = 1024
+"""Values in flight: with their codes and residuals they stay in the nearest cache."""
+
+FEW_BINS = 16
+"""Up to here comparisons and trees of selects, tables beyond. Both cost the same at about 16 bins."""
+
+REPLICAS = 4
+
+OPTIONS = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz"}, "error_model": "numpy"}
+
+ZERO, ONE = np.float32(0), np.float32(1)
+
+
+@njit(**OPTIONS)
+def _code(steps, qn, qp):
+    """A NaN passes through: every comparison with it is false."""
+    steps = qn if steps < qn else steps
+    return np.rint(qp if steps > qp else steps)
+
+
+@njit(**OPTIONS)
+def _bin(code, steps, qn, qp, low, high):
+    """Code to bin: NaN to the lowest, and what lies outside low..high to one more than the last."""
+    code = code if code > qn else qn
+    return np.int32((qp + ONE if (steps < low) | (steps > high) else code) - qn)
+
+
+@njit(**OPTIONS)
+def quantize_block(x, out, step, qn, qp):
+    for i in range(x.shape[0]):
+        out[i] = _code(x[i] / step, qn, qp) * step
+
+
+@njit(**OPTIONS)
+def bins_block(x, out, bins, residuals, step, qn, qp, low, high):
+    for i in range(x.shape[0]):
+        value = x[i]
+        steps = value / step
+        code = _code(steps, qn, qp)
+        out[i] = code * step
+        residuals[i] = fma(-code, step, value)
+        bins[i] = _bin(code, steps, qn, qp, low, high)
+
+
+@njit(**OPTIONS)
+def sum_by_comparison(bins, residuals, sums):
+    for k in range(0, sums.shape[1], 2):
+        k0, k1 = np.int32(k), np.int32(k + 1)
+        n0 = n1 = s0 = s1 = t0 = t1 = ZERO
+        for i in range(bins.shape[0]):
+            r0 = residuals[i] if bins[i] == k0 else ZERO
+            r1 = residuals[i] if bins[i] == k1 else ZERO
+            n0 += ONE if bins[i] == k0 else ZERO
+            n1 += ONE if bins[i] == k1 else ZERO
+            s0 += r0
+            s1 += r1
+            t0 += r0 * r0
+            t1 += r1 * r1
+        sums[0, k] += n0
+        sums[1, k] += s0
+        sums[2, k] += t0
+        if k + 1 < sums.shape[1]:
+            sums[0, k + 1] += n1
+            sums[1, k + 1] += s1
+            sums[2, k + 1] += t1
+
+
+@njit(**OPTIONS)
+def sum_by_table(bins, residuals, table):
+    rows = table.shape[1]
+    whole = bins.shape[0] // REPLICAS * REPLICAS
+    for i in range(0, whole, REPLICAS):
+        for u in range(REPLICAS):
+            j = np.uint64(i + u)
+            add_to_table(table, np.uint64(u * rows) + np.uint64(np.uint32(bins[j])), np.float64(residuals[j]))
+    for i in range(whole, bins.shape[0]):
+        add_to_table(table, np.uint64(np.uint32(bins[i])), np.float64(residuals[i]))
+
+
+@njit(**OPTIONS)
+def gradients_block(grad, x, out, step, qn, qp):
+    """Straight-through gradient of the values; returns the sum that goes to the step size."""
+    total = ZERO
+    for i in range(x.shape[0]):
+        steps = x[i] / step
+        code = _code(steps, qn, qp)
+        inside = (steps > qn) & (steps < qp)
+        out[i] = grad[i] if inside else ZERO
+        total += grad[i] * (code - steps if inside else code)
+    return total
+
+
+@njit(**OPTIONS)
+def gradients_and_bins_block(grad, x, out, bins, residuals, step, qn, qp, low, high):
+    total = ZERO
+    for i in range(x.shape[0]):
+        value = x[i]
+        steps = value / step
+        code = _code(steps, qn, qp)
+        inside = (steps > qn) & (steps < qp)
+        out[i] = grad[i] if inside else ZERO
+        total += grad[i] * (code - steps if inside else code)
+        residuals[i] = fma(-code, step, value)
+        bins[i] = _bin(code, steps, qn, qp, low, high)
+    return total
+
+
+@njit(**OPTIONS)
+def gradients_and_pull_block(grad, x, out, step, qn, qp, low, high, linear, square):
+    """The same with what the sums' gradients give to each value, linear[bin] + square[bin] * r, from tuples."""
+    total = ZERO
+    for i in range(x.shape[0]):
+        value = x[i]
+        steps = value / step
+        code = _code(steps, qn, qp)
+        inside = (steps > qn) & (steps < qp)
+        total += grad[i] * (code - steps if inside else code)
+        k = np.int32((code if code > qn else qn) - qn)
+        pull = fma(select(square, k), fma(-code, step, value), select(linear, k))
+        out[i] = (grad[i] if inside else ZERO) + (ZERO if (steps < low) | (steps > high) else pull)
+    return total
+
+
+@njit(**OPTIONS)
+def pull_by_lookup(out, bins, residuals, linear, square, found):
+    for i in range(bins.shape[0]):
+        found[i] = square[np.uint32(bins[i])]
+    for i in range(out.shape[0]):
+        out[i] += found[i] * residuals[i]
+    if linear.shape[0] > 1:
+        for i in range(bins.shape[0]):
+            found[i] = linear[np.uint32(bins[i])]
+        for i in range(out.shape[0]):
+            out[i] += found[i]

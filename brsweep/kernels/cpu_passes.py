@@ -1,0 +1,193 @@
+"""The compiled passes of the CPU implementation: one walk over the tensor forward, one backward.
+
+A pass sees a tensor as rows of `length` values in the order of storage; row i takes its step size, and its tables of
+gradients, from entry i modulo their number. So per tensor (many rows, one step size) and per channel (a row each) are
+one loop. A call walks the rows first..last, and each row writes its own sums, so that a result does not depend on who
+walked which row.
+
+A pass is compiled where it is first asked for, and kept in numba's cache. Each has one signature and a name of its own
+there, with a digest of this room's sources and the processor: numba itself looks neither at other files than the one
+that it compiles, nor for two processes that add to one entry at a time.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import numba
+import numpy as np
+from llvmlite import binding
+from numba import njit
+from numba.np.unsafe.ndarray import to_fixed_tuple
+
+from brsweep.kernels import cpu_blocks as blocks
+from brsweep.kernels import cpu_words
+from brsweep.kernels.cpu_blocks import BLOCK, FEW_BINS, OPTIONS, REPLICAS
+from brsweep.kernels.cpu_words import load, room, store
+
+
+def _quantize(values, out, length, steps, qn, qp, first, last):
+    wide, ready = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    qn, qp = np.float32(qn), np.float32(qp)
+    for row in range(first, last):
+        step, end = steps[row % steps.shape[0]], min((row + 1) * length, values.shape[0])
+        for start in range(row * length, end, BLOCK):
+            n = min(BLOCK, end - start)
+            block = room(out, start, n, ready)
+            blocks.quantize_block(load(values, start, n, wide), block, step, qn, qp)
+            store(out, start, block)
+
+
+def _quantize_and_sum(values, out, length, steps, qn, qp, inside_only, sums, first, last):
+    wide, ready = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    bins, residuals = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.float32)
+    count = qp - qn + 1
+    table = np.empty((REPLICAS, count + 1, 4))
+    low, high = np.float32(qn if inside_only else -np.inf), np.float32(qp if inside_only else np.inf)
+    qn, qp = np.float32(qn), np.float32(qp)
+    for row in range(first, last):
+        step, end = steps[row % steps.shape[0]], min((row + 1) * length, values.shape[0])
+        table[:] = 0
+        for start in range(row * length, end, BLOCK):
+            n = min(BLOCK, end - start)
+            x, block = load(values, start, n, wide), room(out, start, n, ready)
+            blocks.bins_block(x, block, bins[:n], residuals[:n], step, qn, qp, low, high)
+            store(out, start, block)
+            if count <= FEW_BINS:
+                blocks.sum_by_comparison(bins[:n], residuals[:n], sums[row])
+            else:
+                blocks.sum_by_table(bins[:n], residuals[:n], table)
+        if count > FEW_BINS:
+            for k in range(count):
+                for i in range(3):
+                    sums[row, i, k] = table[0, k, i] + table[1, k, i] + table[2, k, i] + table[3, k, i]
+
+
+def _gradients(grad, values, out, length, steps, qn, qp, slopes, first, last):
+    upstream, wide, ready = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    qn, qp = np.float32(qn), np.float32(qp)
+    for row in range(first, last):
+        step, end = steps[row % steps.shape[0]], min((row + 1) * length, values.shape[0])
+        for start in range(row * length, end, BLOCK):
+            n = min(BLOCK, end - start)
+            g, x, block = load(grad, start, n, upstream), load(values, start, n, wide), room(out, start, n, ready)
+            slopes[row] += blocks.gradients_block(g, x, block, step, qn, qp)
+            store(out, start, block)
+
+
+def _gradients_with_selects(width, linear_width):
+    def passing(grad, values, out, length, steps, qn, qp, inside_only, linear, square, slopes, first, last):
+        upstream, wide, ready = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+        low, high = np.float32(qn if inside_only else -np.inf), np.float32(qp if inside_only else np.inf)
+        qn, qp = np.float32(qn), np.float32(qp)
+        for row in range(first, last):
+            step, end = steps[row % steps.shape[0]], min((row + 1) * length, values.shape[0])
+            by_bin = to_fixed_tuple(square[row % steps.shape[0]], width)
+            constant = to_fixed_tuple(linear[row % steps.shape[0]], linear_width)
+            for start in range(row * length, end, BLOCK):
+                n = min(BLOCK, end - start)
+                g, x, block = load(grad, start, n, upstream), load(values, start, n, wide), room(out, start, n, ready)
+                slopes[row] += blocks.gradients_and_pull_block(g, x, block, step, qn, qp, low, high, constant, by_bin)
+                store(out, start, block)
+
+    return passing
+
+
+def _gradients_with_lookup(grad, values, out, length, steps, qn, qp, inside_only, linear, square, slopes, first, last):
+    upstream, wide, ready = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    bins, residuals, found = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    low, high = np.float32(qn if inside_only else -np.inf), np.float32(qp if inside_only else np.inf)
+    qn, qp = np.float32(qn), np.float32(qp)
+    for row in range(first, last):
+        entry = row % steps.shape[0]
+        step, end = steps[entry], min((row + 1) * length, values.shape[0])
+        for start in range(row * length, end, BLOCK):
+            n = min(BLOCK, end - start)
+            g, x, block = load(grad, start, n, upstream), load(values, start, n, wide), room(out, start, n, ready)
+            slopes[row] += blocks.gradients_and_bins_block(
+                g, x, block, bins[:n], residuals[:n], step, qn, qp, low, high
+            )
+            blocks.pull_by_lookup(block, bins[:n], residuals[:n], linear[entry], square[entry], found[:n])
+            store(out, start, block)
+
+
+ROW_RANGE = "int64, int64"
+
+
+@functools.cache
+def quantize(dtype: str):
+    """(values, out, length, steps, qn, qp, first, last); `dtype` is float32, or uint16 for the bits of bfloat16."""
+    return _compiled(_quantize, f"quantize_{dtype}", f"{dtype}[::1], {dtype}[::1], int64, float32[::1], int64, int64")
+
+
+@functools.cache
+def quantize_and_sum(dtype: str):
+    """(values, out, length, steps, qn, qp, inside_only, sums [rows, 3, bins], first, last)"""
+    given = f"{dtype}[::1], {dtype}[::1], int64, float32[::1], int64, int64, boolean, float64[:, :, ::1]"
+    return _compiled(_quantize_and_sum, f"quantize_and_sum_{dtype}", given)
+
+
+@functools.cache
+def gradients(dtype: str):
+    """(grad, values, out, length, steps, qn, qp, slopes [rows], first, last); slopes is what goes to the step size."""
+    flat = f"{dtype}[::1]"
+    given = f"{flat}, {flat}, {flat}, int64, float32[::1], int64, int64, float64[::1]"
+    return _compiled(_gradients, f"gradients_{dtype}", given)
+
+
+@functools.cache
+def gradients_and_pull(dtype: str, width: int, linear_width: int):
+    """The same with inside_only, linear and square after qp: tables [entries, width] of what each bin gives.
+
+    width: up to FEW_BINS a power of two, no less than the number of bins; else 0: the tables have one entry more than
+    there are bins, 0, for the values that are left out. linear_width: 1 where `linear` is zero, else like width.
+    """
+    flat = f"{dtype}[::1]"
+    table = "float32[:, ::1]"
+    given = f"{flat}, {flat}, {flat}, int64, float32[::1], int64, int64, boolean, {table}, {table}, float64[::1]"
+    if not width:
+        return _compiled(_gradients_with_lookup, f"gradients_with_lookup_{dtype}", given)
+    passing = _gradients_with_selects(width, linear_width)
+    return _compiled(passing, f"gradients_with_selects_{dtype}_{width}_{linear_width}", given)
+
+
+def _compiled(function, name, arguments):
+    function.__qualname__ = f"{name}_{_digest()}"  # numba names the files of its cache after it
+    signature = f"void({arguments}, {ROW_RANGE})"
+    _find_folder()
+    try:
+        return njit(signature, cache=True, **OPTIONS)(function)
+    except Exception:  # a full disk, a damaged entry: whatever is wrong with the cache, do without
+        return njit(signature, **OPTIONS)(function)
+
+
+@functools.cache
+def _digest() -> str:
+    sources = [Path(file).read_bytes() for file in (__file__, blocks.__file__, cpu_words.__file__)]
+    processor = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
+    return hashlib.sha256(b"\0".join([*sources, processor.encode()])).hexdigest()[:12]
+
+
+@functools.cache
+def _find_folder() -> None:
+    """Where numba may write neither beside the source nor under the home, send it to a folder of this user's own.
+
+    It is left alone if anyone else could have written there: what the cache holds is run.
+    """
+    try:
+        njit(cache=True)(_quantize)  # looks for a folder, compiles nothing
+        return
+    except RuntimeError:
+        folder = Path(tempfile.gettempdir()) / f"brsweep-kernels-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+        numba.config.CACHE_DIR = str(folder)

@@ -1,0 +1,50 @@
+"""Notice a collapse in the regularized stage, and name it: strong BR on activations can pull a network apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+COLLAPSED_BELOW = 0.5
+"""Of the accuracy at the last stage's beginning. Healthy runs dip by a few points when BR sets in; measured collapses
+end near chance."""
+
+
+class CollapseWatch:
+    """Says one line when accuracy falls below half of what the stage began with, once; stops nothing.
+
+    The reference is the last epoch before the stage: of the warm-up, or of the float stage where there is none.
+    Validation accuracy decides, or training accuracy without a validation split.
+    """
+
+    def __init__(self, state: dict[str, Any], reporter: Any) -> None:
+        self._state, self._reporter = state, reporter
+        earlier = [record for record in state["history"] if record["stage"] != "br"]
+        self._reference = _accuracy(earlier[-1]) if earlier else None
+
+    def look(self, record: Mapping[str, Any]) -> None:
+        accuracy = _accuracy(record)
+        if self._reference is None or accuracy >= COLLAPSED_BELOW * self._reference:
+            return
+        if self._state["collapse"] is None:
+            self._state["collapse"] = {"epoch": record["epoch"], "accuracy": accuracy, "reference": self._reference}
+            self._reporter.warn(self._line(record, accuracy))
+
+    def _line(self, record: Mapping[str, Any], accuracy: float) -> str:
+        line = (
+            f"collapse: accuracy {accuracy:.1%} after epoch {record['epoch']}/{record['epochs']}, "
+            f"{self._reference:.1%} before this stage"
+        )
+        if "trained_penalty_act" not in record:
+            return f"{line}; no penalty is at work, so lower qat_optimizer.lr"
+        shares = {kind: record[f"lambda_{kind}"] * record[f"trained_penalty_{kind}"] for kind in ("weight", "act")}
+        worst = max(shares, key=lambda kind: shares[kind])
+        return (
+            f"{line}; lambda x penalty of the {worst} part is {shares[worst]:.3g} against a task loss of "
+            f"{record['task_loss']:.3g}; remedies: a lower reg.lambda_{worst}, reg.ramp.{worst}=cosine, "
+            f"reg.saturated.{worst}=ignore, a lower qat_optimizer.lr"
+        )
+
+
+def _accuracy(record: Mapping[str, Any]) -> float:
+    return record["train_accuracy"] if record["val_accuracy"] is None else record["val_accuracy"]

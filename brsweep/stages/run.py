@@ -1,0 +1,219 @@
+"""Train a run's stages: begin after the deepest one that the store holds, publish each as it ends.
+
+    float      float network, float optimizer
+    warmup     quantized and calibrated from it, LSQ alone
+    br         weights, step sizes, batch norm and optimizer carried over; step sizes frozen where asked; LSQ + BR
+
+Each epoch ends with a checkpoint, then its record goes out: a process that is killed goes on, bit for bit on a CPU in
+deterministic mode, from the last epoch it saved. The last stage belongs to one run alone, so it trains in the run's
+own folder and the store does not keep it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from brsweep.errors import BrsweepError
+from brsweep.stages.bench import Bench
+from brsweep.stages.collapse import CollapseWatch
+from brsweep.stages.plan import FLOAT, REGULARIZED, Stage
+from brsweep.stages.store import STATE, Store
+from brsweep.training.checkpoint import load, save
+from brsweep.training.evaluate import evaluate
+from brsweep.training.loop import Progress, Span, fit
+from brsweep.training.measure import Probe
+from brsweep.training.optim import freeze_alphas
+from brsweep.training.step import Learner
+
+CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
+
+
+class Reporter(Protocol):
+    """Where a run's stages say what happens."""
+
+    def say(self, line: str) -> None: ...
+    def warn(self, line: str) -> None: ...
+    def banner(self, line: str) -> None: ...
+    def bar(self, description: str, total: int) -> Any: ...
+    def catch_up(self, history: Sequence[Mapping], layers: Sequence[Mapping]) -> None:
+        """The records so far, all of them: those of earlier stages, of a stage from the store, of before a restart."""
+
+    def epoch(self, record: Mapping[str, Any], layers: Mapping[str, Any] | None) -> None: ...
+    def snapshot(self, name: str, content: Mapping[str, Any]) -> None: ...
+
+
+@dataclass
+class InTraining:
+    """A stage that is about to train or to go on: its learner and everything that its checkpoint holds."""
+
+    stage: Stage
+    learner: Learner
+    probe: Probe | None
+    state: dict[str, Any]
+    folder: Path
+
+
+def run_stages(
+    bench: Bench, stages: Sequence[Stage], store: Store, checkpoints: Path, run_name: str, reporter: Reporter
+) -> tuple[dict[str, Any], Learner]:
+    """Train what is missing; return the last stage's state and its learner.
+
+    checkpoints: the run's own folder for the last stage. run_name: who trains, kept with each entry of the store.
+    """
+    state, begin = _deepest(stages, store, reporter)
+    for stage in stages[begin:-1]:
+        with store.lock(stage.signature, lambda s=stage: reporter.say(f"{s.name}: another run trains it; waiting")):
+            path = store.find(stage.signature)
+            if path is None:
+                state = _train(_prepare(bench, stage, state, store.partial(stage.signature), reporter), bench, run_name, reporter)
+                save(store.partial(stage.signature) / STATE, state)
+                (store.partial(stage.signature) / CHECKPOINT).unlink(missing_ok=True)
+                store.publish(stage.signature, {"stage": stage.name, "trained_by": run_name, "spec": stage.spec})
+            else:
+                state = load(path)
+                _catch_up(state, reporter)
+    training = _prepare(bench, stages[-1], state, checkpoints, reporter)
+    return _train(training, bench, run_name, reporter), training.learner
+
+
+def _deepest(stages: Sequence[Stage], store: Store, reporter: Reporter) -> tuple[dict[str, Any] | None, int]:
+    for i in reversed(range(len(stages) - 1)):
+        path = store.find(stages[i].signature)
+        if path is not None:
+            state = load(path)
+            shared = ", ".join(f"{s.name} ({s.epochs} epochs)" for s in stages[: i + 1])
+            trained_by = store.entry(stages[i].signature)["trained_by"]
+            reporter.say(f"reused from the store: {shared}; trained by {trained_by}")
+            _catch_up(state, reporter)
+            return state, i + 1
+    return None, 0
+
+
+def _prepare(bench: Bench, stage: Stage, parent: dict[str, Any] | None, folder: Path, reporter: Reporter) -> InTraining:
+    """The stage at its beginning, or where its checkpoint left it."""
+    if stage.name == FLOAT:
+        learner, probe = bench.learner(bench.float_model(), "float_optimizer"), None
+    else:
+        learner, probe = _begin_qat(bench, stage, parent, reporter)
+    state = {"history": [], "layers": [], "snapshots": {}, "float": None, "best": None, "collapse": None}
+    state |= {key: parent[key] for key in ("history", "layers", "snapshots", "float")} if parent else {}
+    state |= {"signature": stage.signature, "stage": stage.name, "done": stage.first}
+    saved = _checkpoint(folder / CHECKPOINT, stage, reporter)
+    if saved is not None:
+        learner.model.load_state_dict(saved["model"])
+        learner.optimizer.load_state_dict(saved["optimizer"])
+        state = saved
+        reporter.say(f"{stage.name}: goes on after epoch {saved['done']} of {stage.last}")
+    elif probe is not None:
+        state["snapshots"] = state["snapshots"] | {f"{stage.name}-start": {"sites": probe.histograms()}}
+    _catch_up(state, reporter)
+    return InTraining(stage, learner, probe, state, folder)
+
+
+def _begin_qat(bench: Bench, stage: Stage, parent: dict[str, Any], reporter: Reporter) -> tuple[Learner, Probe]:
+    if parent["stage"] == FLOAT:
+        model, conversion = bench.quantized_model(parent["model"])
+        bench.calibrate(model)
+        for line in conversion.warnings:
+            reporter.warn(line)
+    else:
+        model, conversion = bench.quantized_model()
+        model.load_state_dict(parent["model"])
+    last = stage.name == REGULARIZED
+    parts = {"sites": conversion.sites, "regularizer": bench.regularizer() if last else None}
+    learner = bench.learner(model, "qat_optimizer", **parts)
+    if parent["stage"] != FLOAT:
+        learner.optimizer.load_state_dict(parent["optimizer"])
+    if last and bench.config["schedule"]["freeze_alpha"]:
+        frozen = freeze_alphas(model, learner.optimizer)
+        reporter.banner(f"alpha frozen from here on: {len(frozen)} step sizes keep every bit")
+    return learner, bench.probe(model, conversion)
+
+
+def _train(training: InTraining, bench: Bench, run_name: str, reporter: Reporter) -> dict[str, Any]:
+    """Train to the stage's end; its state, which is also its last checkpoint."""
+    stage, learner, state = training.stage, training.learner, training.state
+    progress = Progress(state["done"], list(state["history"]), list(state["layers"]))
+    schedule, config = bench.config["schedule"], bench.config
+    kind = "float" if stage.name == FLOAT else "qat"
+    epochs = stage.last if kind == "float" else schedule["qat_epochs"]
+    span = Span(stage.name, stage.first, stage.last, epochs, schedule[f"{kind}_lr_warmup_epochs"])
+    watch = CollapseWatch(state, reporter) if stage.name == REGULARIZED else None
+
+    def after_epoch(record: dict[str, Any]) -> None:
+        record["trained_by"] = run_name
+        if watch is not None:
+            _keep_best(state, record, learner, training.folder)
+            watch.look(record)
+        _snapshot(training, progress)
+        save(training.folder / CHECKPOINT, state)
+        reporter.epoch(record, progress.layers[-1] if training.probe else None)
+
+    fit(
+        learner, bench.tables, span, progress, seed=config["seed"], batch_size=config["data"]["batch_size"],
+        probe=training.probe, weight_decay=config[f"{kind}_optimizer"]["weight_decay"], bar=reporter.bar,
+        after_epoch=after_epoch,
+    )  # fmt: skip
+    _snapshot(training, progress)
+    return _finish(training, bench, reporter)
+
+
+def _finish(training: InTraining, bench: Bench, reporter: Reporter) -> dict[str, Any]:
+    state, learner, name = training.state, training.learner, training.stage.name
+    tables = {"val": bench.tables.val, "test": bench.tables.test}
+    ends = {
+        key: None if table is None else evaluate(learner, table.plain(), len(bench.tables.classes))
+        for key, table in tables.items()
+    }
+    sites = training.probe.histograms() if training.probe else {}
+    end = {"sites": sites, "confusion": ends["test"].confusion}
+    state["snapshots"] = state["snapshots"] | {f"{name}-end": end}
+    if name == FLOAT:
+        state["float"] = {key: None if e is None else e.accuracy for key, e in ends.items()}
+    for key, content in state["snapshots"].items():
+        if key.startswith(f"{name}-"):
+            reporter.snapshot(key, content)
+    return state
+
+
+def _snapshot(training: InTraining, progress: Progress) -> None:
+    """Bring the state up to date: what a checkpoint holds."""
+    training.state.update(
+        model=training.learner.model.state_dict(),
+        optimizer=training.learner.optimizer.state_dict(),
+        done=progress.done,
+        history=list(progress.history),
+        layers=list(progress.layers),
+    )
+
+
+def _keep_best(state: dict[str, Any], record: Mapping[str, Any], learner: Learner, folder: Path) -> None:
+    """The best epoch of the last stage by validation accuracy; without a validation split, the last one.
+
+    Its weights are written before the checkpoint that names it, so a process killed in between trains the epoch again
+    and writes the same weights.
+    """
+    value, best = record["val_accuracy"], state["best"]
+    if best is None or value is None or value > best["val_accuracy"]:
+        state["best"] = {key: record[key] for key in ("epoch", "val_accuracy", "test_accuracy")}
+        save(folder / BEST, {"model": learner.model.state_dict()})
+
+
+def _checkpoint(path: Path, stage: Stage, reporter: Reporter) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        saved = load(path)
+    except BrsweepError as error:
+        reporter.warn(f"{error}; {stage.name} begins anew")
+        return None
+    return saved if isinstance(saved, dict) and saved.get("signature") == stage.signature else None
+
+
+def _catch_up(state: Mapping[str, Any], reporter: Reporter) -> None:
+    reporter.catch_up(state["history"], state["layers"])
+    for key, content in state["snapshots"].items():
+        reporter.snapshot(key, content)

@@ -1,0 +1,73 @@
+"""A run in words: its folder's readable name, its tags, and the lines that open its console."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from brsweep.quant.grid import FLOAT_BITS
+from brsweep.stages.plan import Stage
+
+
+def readable_name(config: Mapping[str, Any]) -> str:
+    """model-data-bits-schedule-lambdas-seed: `resnet20-digits-w2a2-s2-lw1-la10-s42`. The hash behind it tells apart
+    what the words don't."""
+    reg = config["reg"]
+    lambdas = f"lw{reg['lambda_weight']:g}-la{reg['lambda_act']:g}"
+    net, data, seed = _last(config["model"]), _last(config["data"]), f"s{config['seed']}"
+    return "-".join((net, data, bits(config), schedule(config), lambdas, seed))
+
+
+def bits(config: Mapping[str, Any]) -> str:
+    """`w2a2`; float is 32."""
+    return f"w{config['quant']['weight_bits']}a{config['quant']['act_bits']}"
+
+
+def schedule(config: Mapping[str, Any]) -> str:
+    """joint: BR from the first QAT epoch; s2: warm-up, then BR; s1: the same with frozen step sizes."""
+    if not config["schedule"]["warmup_epochs"]:
+        return "joint"
+    return "s1" if config["schedule"]["freeze_alpha"] else "s2"
+
+
+def regularizer(config: Mapping[str, Any]) -> str:
+    reg = config["reg"]
+    return "lsq" if not reg["lambda_weight"] and not reg["lambda_act"] else _last(reg)
+
+
+def tags(config: Mapping[str, Any]) -> tuple[str, ...]:
+    return (bits(config), regularizer(config), schedule(config))
+
+
+def alpha_control(config: Mapping[str, Any]) -> str:
+    """What moves the step sizes in the last stage."""
+    reg = config["reg"]
+    if config["schedule"]["freeze_alpha"]:
+        return "frozen when the warm-up ends"
+    if not reg.get("backprop_to_alpha") or regularizer(config) == "lsq":
+        return "trained by the task alone; BR's gradient is kept from it"
+    return f"trained by the task and by BR (gradient {reg['alpha_grad_scale']}): levels move while BR clusters to them"
+
+
+def settings_lines(config: Mapping[str, Any], bench: Any, stages: Sequence[Stage]) -> list[str]:
+    """What a person checks before letting a training run."""
+    import torch
+
+    from brsweep import kernels
+
+    tables, reg = bench.tables, config["reg"]
+    val = 0 if tables.val is None else len(tables.val)
+    ends = config["quant"]["first_last_bits"]
+    plan = ", ".join(f"{stage.name} {stage.epochs}" for stage in stages)
+    where = f"{bench.device}, {torch.get_num_threads()} threads, {config['precision']}"
+    return [
+        f"data {_last(config['data'])}: {len(tables.train)} training, {val} validation, {len(tables.test)} test images",
+        f"net {_last(config['model'])}, {bits(config)}{'' if ends in (None, FLOAT_BITS) else f', ends {ends} bits'}; "
+        f"{where}; kernels {kernels.chosen(bench.device.type)}",
+        f"epochs {plan}; lambda_weight={reg['lambda_weight']:g} lambda_act={reg['lambda_act']:g}; "
+        f"alpha {alpha_control(config)}",
+    ]
+
+
+def _last(node: Mapping[str, Any]) -> str:
+    return str(node["_target_"]).rpartition(".")[2].lower()

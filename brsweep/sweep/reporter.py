@@ -1,0 +1,92 @@
+"""Where a run's records go: metrics.jsonl and layers.jsonl (the truth), the console, and a tracker (their mirror)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from brsweep.sweep.folder import LAYERS, METRICS, RunFolder
+from brsweep.tracking.console import Console
+from brsweep.tracking.jsonl import JsonLines
+from brsweep.tracking.tracker import Tracker
+
+MINE = "trained_by"
+
+
+class RunReporter:
+    """Keeps the folder's files, the console and the tracker in step with the stages' records.
+
+    A stage's records travel with its state, so the files are rewritten from them whenever a run begins, goes on, or
+    takes a stage from the store: a cut or missing file mends itself. Records of a stage that another run trained are
+    marked `shared`.
+    """
+
+    def __init__(self, folder: RunFolder, run_name: str, console: Console, tracker: Tracker | None) -> None:
+        self._run_name, self._console, self._tracker = run_name, console, tracker
+        self._folder = folder
+        self._metrics, self._layers = JsonLines(folder.path / METRICS), JsonLines(folder.path / LAYERS)
+        self._epochs = 0
+        self._opened = False
+
+    def say(self, line: str) -> None:
+        self._console.say(line)
+
+    def warn(self, line: str) -> None:
+        self._console.warn(line)
+
+    def banner(self, line: str) -> None:
+        self._console.banner(line)
+
+    def bar(self, description: str, total: int) -> AbstractContextManager[Any]:
+        return self._console.progress(description, total)
+
+    def catch_up(self, history: Sequence[Mapping], layers: Sequence[Mapping]) -> None:
+        marked = [self._marked(record) for record in history]
+        self._metrics.replace(marked)
+        self._layers.replace(layers)
+        for record in marked[self._epochs :]:
+            self._console.epoch(record)
+        if self._tracker is not None:
+            if not self._opened:
+                self._tracker.replay(marked)
+            else:
+                for step, record in enumerate(marked[self._epochs :], self._epochs + 1):
+                    self._tracker.log(record, step)
+        self._opened, self._epochs = True, len(marked)
+
+    def epoch(self, record: Mapping[str, Any], layers: Mapping[str, Any] | None) -> None:
+        record = self._marked(record)
+        self._epochs += 1
+        self._metrics.append(record)
+        if layers is not None:
+            self._layers.append(layers)
+        self._console.epoch(record)
+        if self._tracker is not None:
+            self._tracker.log(record, self._epochs)
+
+    def snapshot(self, name: str, content: Mapping[str, Any]) -> None:
+        """snapshots/<stage>-<start|end>.npz: per site `<site>/counts` and `<site>/about` (low, high, below, above,
+        alpha, bits), and `confusion` where the stage has ended."""
+        import numpy as np
+
+        arrays = {}
+        for site, values in content.get("sites", {}).items():
+            arrays[f"{site}/counts"] = np.asarray(values["counts"])
+            about = ("low", "high", "below", "above", "alpha", "bits")
+            arrays[f"{site}/about"] = np.array([values[key] for key in about], dtype=np.float64)
+        if "confusion" in content:
+            arrays["confusion"] = np.asarray(content["confusion"])
+        self._folder.snapshots.mkdir(parents=True, exist_ok=True)
+        part = self._folder.snapshots / f".{name}.part.npz"
+        np.savez_compressed(part, **arrays)
+        part.replace(self._folder.snapshots / f"{name}.npz")
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._layers.close()
+
+    def _marked(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        trained_by = record.get(MINE, self._run_name)
+        rest = {key: value for key, value in record.items() if key != MINE}
+        return rest | {"shared": trained_by != self._run_name}

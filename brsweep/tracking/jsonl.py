@@ -1,0 +1,140 @@
+"""Append-only records on file, one JSON object a line: `metrics.jsonl` and its kind.
+
+A line reaches the operating system before `append` returns, so that a killed process loses none; it is not forced to
+the disk, so that a power cut may take the last ones. A line that a crash cut short is the only damage that this
+format expects: `read` leaves it out, and `JsonLines` cuts it off before it appends. Damage anywhere else is an error,
+because records that silently go missing would be wrong results.
+
+The files hold strict JSON, which has no NaN and no infinity: both are written as null.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from brsweep.errors import BrsweepError
+from brsweep.tracking.atomic import replace_file
+
+
+class JsonLines:
+    """The file at `path`, open for appending; made if it is not there, a cut last line removed.
+
+    Every method raises `BrsweepError`, naming the file, when the file cannot be written, as on a full disk; what was
+    on file before then stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        with _naming(self.path):
+            self._fd = self._open()
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record as one line."""
+        line = _line(record)
+        with _naming(self.path):
+            start = os.fstat(self._fd).st_size
+            try:
+                if os.write(self._fd, line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                if os.fstat(self._fd).st_size > start:  # a half-written line would spoil the one after it
+                    os.ftruncate(self._fd, start)
+                raise
+
+    def replace(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Make `records` the whole content, in one atomic move, and stay open for more."""
+        content = b"".join(_line(record) for record in records)
+        with _naming(self.path):
+            replace_file(self.path, content)
+            self.close()
+            self._fd = self._open()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self) -> int:
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            _mend_end(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records at `path`, in order; a last line without an end that is no JSON object is left out as cut short.
+
+    Raises `BrsweepError` where there is no such file, or where any other line is not a JSON object.
+    """
+    with _naming(Path(path), "read"):
+        content = Path(path).read_bytes()
+    lines = content.split(b"\n")
+    records = [_record(line) for line in lines]
+    if records[-1] is None:  # what follows the last line end: nothing, or a line cut short
+        records.pop()
+    for number, record in enumerate(records, start=1):
+        if record is None:
+            raise BrsweepError(
+                f"{path}, line {number}: not a JSON object, the file is damaged; "
+                "restore it, or remove the run folder and run again"
+            )
+    return records
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # UnicodeDecodeError is one, too
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    try:
+        text = json.dumps(record, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        text = json.dumps(_finite(record), allow_nan=False, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    """The same value with None for every float that JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _mend_end(fd: int) -> None:
+    """Let the file end with a line end: complete a last line that is whole, cut off one that is not."""
+    size = os.fstat(fd).st_size
+    if size == 0 or os.pread(fd, 1, size - 1) == b"\n":
+        return
+    content = os.pread(fd, size, 0)
+    start = content.rfind(b"\n") + 1
+    if _record(content[start:]) is None:
+        os.ftruncate(fd, start)
+    else:
+        os.write(fd, b"\n")
+
+
+@contextmanager
+def _naming(path: Path, verb: str = "write") -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        cure = "give another path" if verb == "read" else "make room or give access, then run the same command again"
+        raise BrsweepError(f"{path}: cannot {verb} it ({error.strerror or error}); {cure}") from error

@@ -1,0 +1,154 @@
+"""Epochs: train, look, evaluate, hand the record on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from brsweep.data.tables import Tables
+from brsweep.errors import BrsweepError
+from brsweep.training.evaluate import evaluate
+from brsweep.training.measure import Probe, penalty_totals
+from brsweep.training.optim import set_lr
+from brsweep.training.schedule import lr_factor, seed_of
+from brsweep.training.step import EpochTotals, Learner, Totals, train_step
+
+
+class Diverged(BrsweepError):
+    """The loss is no longer a number."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which epochs a stage trains, out of those that its learning rate's cosine spans.
+
+    name: "float", "warmup" or "br". first, last: the epochs [first, last), counted from 0 within `epochs`.
+    """
+
+    name: str
+    first: int
+    last: int
+    epochs: int
+    lr_warmup_epochs: int = 0
+
+
+@dataclass
+class Progress:
+    """How far a stage is: epochs done in the span's counting, and the records so far, those of earlier stages first."""
+
+    done: int
+    history: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+
+
+Advance = Callable[[], None]
+Bar = Callable[[str, int], Any]
+
+
+def fit(
+    learner: Learner,
+    tables: Tables,
+    span: Span,
+    progress: Progress,
+    *,
+    seed: int,
+    batch_size: int,
+    probe: Probe | None,
+    weight_decay: float,
+    bar: Bar,
+    after_epoch: Callable[[dict[str, Any]], None],
+) -> None:
+    """Train the epochs of `span` that `progress` has not done, appending to its records.
+
+    bar(description, steps): a context manager whose value has `advance()`. after_epoch(record) is called with each
+    epoch's record when it is complete: the place to save and to log. Raises `Diverged` when a loss is not finite; the
+    state of the last complete epoch is then what `after_epoch` saved.
+    """
+    device = next(learner.model.parameters()).device
+    for epoch in range(progress.done, span.last):
+        began = time.perf_counter()
+        codes = probe.codes() if probe else {}
+        epoch_seed = seed_of(seed, span.name, epoch)
+        totals, lambdas = _train_epoch(learner, tables, span, epoch, epoch_seed, batch_size, device, bar)
+        if totals.first_bad_step >= 0:
+            raise Diverged(_where_it_diverged(learner, span, epoch, totals))
+        layers = probe.layers(codes, lambdas, weight_decay) if probe else {}
+        record = {
+            "stage": span.name,
+            "epoch": epoch + 1,
+            "epochs": span.epochs,
+            "lr": learner.optimizer.param_groups[0]["lr"],
+            "train_loss": totals.loss,
+            "train_accuracy": totals.accuracy,
+            "task_loss": totals.task_loss,
+            **_accuracies(learner, tables),
+            **_penalties(learner, layers, totals, lambdas),
+            "time_s": time.perf_counter() - began,
+        }
+        if layers:
+            progress.layers.append({"stage": span.name, "epoch": epoch + 1} | layers)
+        progress.history.append(record)
+        progress.done = epoch + 1
+        after_epoch(record)
+
+
+def _train_epoch(
+    learner: Learner,
+    tables: Tables,
+    span: Span,
+    epoch: int,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+    bar: Bar,
+) -> tuple[EpochTotals, Mapping[str, float]]:
+    steps = tables.train.steps(batch_size)
+    totals, lambdas = Totals(device), {}
+    torch.manual_seed(seed)  # dropout, where a network has it
+    learner.model.train()
+    with bar(f"{span.name} {epoch + 1}/{span.epochs}", steps) as shown:
+        for step, (images, labels) in enumerate(tables.train.augmented(batch_size, seed)):
+            done = epoch * steps + step
+            set_lr(learner.optimizer, lr_factor(done, span.epochs * steps, span.lr_warmup_epochs * steps))
+            if learner.regularizer is not None:
+                lambdas = learner.regularizer.lambdas((done - span.first * steps) / ((span.last - span.first) * steps))
+            train_step(learner, images, labels, lambdas, totals, step)
+            shown.advance()
+    return totals.read(), lambdas
+
+
+def _accuracies(learner: Learner, tables: Tables) -> dict[str, float | None]:
+    batches = {"val": tables.val, "test": tables.test}
+    return {
+        f"{name}_accuracy": None if table is None else evaluate(learner, table.plain(), len(tables.classes)).accuracy
+        for name, table in batches.items()
+    }
+
+
+def _penalties(learner: Learner, layers, totals: EpochTotals, lambdas: Mapping[str, float]) -> dict[str, float]:
+    """penalty_*: L_BR as the paper has it, at the epoch's end; trained_penalty_*: the epoch's mean as trained."""
+    if not layers:
+        return {}
+    plain = penalty_totals(layers)
+    record = {"penalty_weight": plain["weight"], "penalty_act": plain["act"]}
+    if learner.regularizer is not None:
+        record |= {
+            "trained_penalty_weight": totals.penalty_weight,
+            "trained_penalty_act": totals.penalty_act,
+            "lambda_weight": lambdas["weight"],
+            "lambda_act": lambdas["act"],
+        }
+    return record
+
+
+def _where_it_diverged(learner: Learner, span: Span, epoch: int, totals: EpochTotals) -> str:
+    bad = [name for name, p in learner.model.named_parameters() if not bool(torch.isfinite(p).all())]
+    where = f"; first parameter that is not finite: {bad[0]}" if bad else ""
+    return (
+        f"the loss is not a number since step {totals.first_bad_step} of epoch {epoch + 1}/{span.epochs} in stage "
+        f"{span.name}{where}; the last checkpoint before it is kept: lower the learning rate or the lambdas"
+    )

@@ -1,0 +1,153 @@
+"""What a quantized network looks like from inside: numbers per site at each epoch's end, histograms at a stage's ends.
+
+Activations are those of a fixed probe batch of training images, unaugmented, in evaluation mode; weights are all of
+them. Bin Regularization's parts are measured in the paper's plain form (biased, every value) whatever the run trains
+with, so runs can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from brsweep.kernels import ALL_VALUES, ALPHA_FLOOR, COUNT, SQUARES, fake_quantize
+from brsweep.quant.sites import Site
+from brsweep.regularizers.bin import bin_parts
+
+NEAR = 0.01
+"""A value is near its level within this many steps."""
+HISTOGRAM_MARGIN = 1.5
+"""Histograms reach this many steps beyond the lowest and the highest level."""
+
+
+class Probe:
+    """Looks at `sites` of `model` with a fixed batch of images."""
+
+    def __init__(self, model: nn.Module, sites: Sequence[Site], images: Tensor) -> None:
+        self.model, self.sites, self.images = model, tuple(sites), images
+
+    @torch.no_grad()
+    def values(self) -> dict[str, Tensor]:
+        """Site name -> the float values that its quantizer receives."""
+        received: dict[str, Tensor] = {}
+        was_training = self.model.training
+        handles = []
+        for site in self.sites:
+            keep = partial(_keep, received, site.name)
+            handles.append(site.quantizer.register_forward_pre_hook(keep))
+        try:
+            self.model.eval()(self.images)
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.model.train(was_training)
+        return {site.name: received[site.name].float() for site in self.sites}
+
+    def codes(self) -> dict[str, Tensor]:
+        """The weights' codes, int16, to see which of them change."""
+        weights = {s.name: s for s in self.sites if s.kind == "weight"}
+        return {name: _codes(self.model.get_submodule(name).weight, site) for name, site in weights.items()}
+
+    def layers(
+        self, before: Mapping[str, Tensor], lambdas: Mapping[str, float], weight_decay: float
+    ) -> dict[str, list[Any]]:
+        """One list per metric, in the order of "site"; None where a metric has no meaning for a site.
+
+        alpha (mean over channels); br_mean, br_variance: the parts of L_BR, summed over bins; occupancy: the share of
+        values per bin; near: the share within NEAR steps of a level; clip_low, clip_high: the share beyond the range;
+        changed: the share of weights whose code differs from `before`; pull_over_decay: BR's pull on the weights over
+        weight decay's, 2 lambda sqrt(sum of S2/n^2) / (wd |w|).
+        """
+        rows = []
+        after = self.codes()
+        for name, values in self.values().items():
+            site = next(s for s in self.sites if s.name == name)
+            row = _numbers(values, site)
+            row["changed"] = row["pull_over_decay"] = None
+            if site.kind == "weight":
+                if name in before:
+                    row["changed"] = (after[name] != before[name]).double().mean()
+                pull = row["pull"] * lambdas.get("weight", 0.0)
+                if weight_decay > 0 and lambdas.get("weight"):
+                    row["pull_over_decay"] = pull / (weight_decay * values.double().norm())
+            del row["pull"]
+            rows.append({"site": name, "kind": site.kind, "bits": site.grid.bits, "low": site.low} | row)
+        return {key: [_plain(row[key]) for row in rows] for key in rows[0]} if rows else {}
+
+    def histograms(self) -> dict[str, dict[str, Any]]:
+        """Site name -> counts over v / alpha in equal cells from "low" to "high" steps; values outside are not counted
+        but numbered in "below" and "above"."""
+        result = {}
+        for name, values in self.values().items():
+            site = next(s for s in self.sites if s.name == name)
+            steps = (values / _alpha(site, values)).flatten()
+            low, high = site.grid.qn - HISTOGRAM_MARGIN, site.grid.qp + HISTOGRAM_MARGIN
+            cells = int((high - low) * max(8, 128 // site.grid.bins))
+            result[name] = {
+                "counts": torch.histc(steps, cells, low, high).to(torch.int64).cpu(),
+                "low": low,
+                "high": high,
+                "below": int((steps < low).sum()),
+                "above": int((steps > high).sum()),
+                "alpha": float(site.quantizer.alpha.detach().mean()),
+                "kind": site.kind,
+                "bits": site.grid.bits,
+            }
+        return result
+
+
+def _keep(received: dict[str, Tensor], name: str, _: nn.Module, inputs: tuple[Tensor]) -> None:
+    received[name] = inputs[0]
+
+
+def penalty_totals(layers: Mapping[str, Sequence[Any]]) -> dict[str, float]:
+    """L_BR of the weights and of the activations, summed over the sites at the low bit-width."""
+    totals = {"weight": 0.0, "act": 0.0}
+    columns = ("kind", "low", "br_mean", "br_variance")
+    for kind, low, mean, variance in zip(*(layers.get(c, ()) for c in columns), strict=True):
+        totals[kind] += (mean + variance) if low else 0.0
+    return totals
+
+
+@torch.no_grad()
+def _numbers(values: Tensor, site: Site) -> dict[str, Tensor]:
+    grid, quantizer = site.grid, site.quantizer
+    axis = getattr(quantizer, "axis", 0)
+    levels, sums = fake_quantize(
+        values, quantizer.alpha.float(), grid.qn, grid.qp, grad_scale=1.0, axis=axis, sums=ALL_VALUES
+    )
+    steps = values / _alpha(site, values)
+    channels = sums.reshape(-1, 3, grid.bins)
+    mean, variance = (part.sum(-1).mean() for part in bin_parts(channels))
+    return {
+        "alpha": quantizer.alpha.mean(),
+        "br_mean": mean,
+        "br_variance": variance,
+        "occupancy": channels[:, COUNT].sum(0) / max(values.numel(), 1),
+        "near": ((values - levels).abs() < NEAR * _alpha(site, values)).double().mean(),
+        "clip_low": (steps < grid.qn).double().mean(),
+        "clip_high": (steps > grid.qp).double().mean(),
+        "pull": 2 * (channels[:, SQUARES] / channels[:, COUNT].clamp(min=1) ** 2).sum().sqrt() / len(channels),
+    }
+
+
+def _alpha(site: Site, values: Tensor) -> Tensor:
+    alpha = site.quantizer.alpha.detach().float().clamp(min=ALPHA_FLOOR)
+    if not alpha.dim():
+        return alpha
+    shape = [1] * values.dim()
+    shape[site.quantizer.axis] = -1
+    return alpha.view(shape)
+
+
+@torch.no_grad()
+def _codes(weight: Tensor, site: Site) -> Tensor:
+    return (weight / _alpha(site, weight)).clamp(site.grid.qn, site.grid.qp).round().to(torch.int16)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor) else value

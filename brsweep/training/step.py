@@ -1,0 +1,94 @@
+"""One training step. Nothing in it waits for the device; `Totals.read` is the one place that does, once an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from brsweep.quant.sites import Site
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a stage trains with. `regularizer` is None in the float and warm-up stages, and for LSQ alone."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    sites: Sequence[Site] = ()
+    regularizer: Any | None = None
+    precision: str = "float32"
+    gradient_clip: float | None = None
+
+    def autocast(self, device_type: str) -> AbstractContextManager:
+        """bf16: networks in bfloat16, quantizers in float32 inside (see `brsweep.kernels`), parameters in float32."""
+        return torch.autocast(device_type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+
+# ------------------------------------------------------------------------------------------------------------------
+def train_step(
+    learner: Learner, images: Tensor, labels: Tensor, lambdas: Mapping[str, float], totals: Totals, step: int
+) -> None:
+    """Forward, backward and update for one batch: images [B, C, H, W], labels [B]."""
+    regularizer = learner.regularizer
+    with learner.autocast(images.device.type):
+        if regularizer is None:
+            logits, penalties = learner.model(images), {}
+        else:
+            with regularizer.collect(learner.sites) as seen:
+                logits = learner.model(images)
+            penalties = regularizer.penalties(seen)
+    task_loss = F.cross_entropy(logits.float(), labels)
+    loss = task_loss
+    for kind, penalty in penalties.items():
+        loss = loss + (lambdas[kind] * penalty).to(loss.dtype)
+
+    learner.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if learner.gradient_clip is not None:
+        nn.utils.clip_grad_norm_(learner.model.parameters(), learner.gradient_clip)
+    learner.optimizer.step()
+
+    totals.add(loss, task_loss, penalties, logits, labels, step)
+# ------------------------------------------------------------------------------------------------------------------
+
+
+class EpochTotals(NamedTuple):
+    """Means over the epoch's images (accuracy in [0, 1]); first_bad_step: the first with a loss not finite, or -1."""
+
+    loss: float
+    task_loss: float
+    accuracy: float
+    penalty_weight: float
+    penalty_act: float
+    first_bad_step: int
+
+
+class Totals:
+    """An epoch's sums, kept on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(6, dtype=torch.float64, device=device)
+        self._bad = torch.full((), -1, dtype=torch.int64, device=device)
+        self._zero = torch.zeros((), dtype=torch.float64, device=device)
+
+    @torch.no_grad()
+    def add(self, loss, task_loss, penalties, logits, labels, step: int) -> None:
+        correct = (logits.argmax(1) == labels).sum()
+        weight, act = penalties.get("weight", self._zero), penalties.get("act", self._zero)
+        row = torch.stack([t.detach().double() for t in (loss, task_loss, weight, act)])
+        self._sums[:4] += row * labels.numel()
+        self._sums[4] += correct
+        self._sums[5] += labels.numel()
+        self._bad = torch.where((self._bad < 0) & ~loss.isfinite(), step, self._bad)
+
+    def read(self) -> EpochTotals:
+        """The means. Waits for the device."""
+        loss, task, weight, act, correct, count = self._sums.tolist()
+        count = max(count, 1.0)
+        return EpochTotals(loss / count, task / count, correct / count, weight / count, act / count, int(self._bad))

@@ -1,0 +1,329 @@
+"""image_folder: what it reads, what it refuses, and the contract of its cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from brsweep.data import array_cache
+from brsweep.data.array_cache import ArrayCache
+from brsweep.data.decode import decode
+from brsweep.data.image_folder import ImageFolder
+from brsweep.errors import BrsweepError
+
+ROOT = Path(__file__).parents[1]
+CLASSES = ("cat", "dog")
+
+
+def fill(root: Path, seed: int = 0, size: tuple[int, int] = (6, 4)) -> Path:
+    """Three training images and one test image per class, as PNG, so that pixels come back exactly."""
+    generator = np.random.default_rng(seed)
+    for part, count in (("train", 3), ("test", 1)):
+        for name in CLASSES:
+            (root / part / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return fill(tmp_path / "images")
+
+
+def folder(root: Path, image_size: int | None = None, cache: str = "cache") -> ImageFolder:
+    return ImageFolder(str(root), image_size, str(root.parent / cache))
+
+
+def cached(source: ImageFolder) -> Path:
+    (found,) = [path for path in source.cache_dir.iterdir() if path.is_dir()]
+    return found
+
+
+def test_images_come_by_class_and_name_exactly(root):
+    (root / "train" / ".hidden").write_text("")
+    (root / "train" / "cat" / ".DS_Store").write_text("no image")
+    images = folder(root).load()
+    assert images.classes == CLASSES
+    assert images.train_labels.tolist() == [0, 0, 0, 1, 1, 1] and images.test_labels.tolist() == [0, 1]
+    files = [root / "train" / name / f"{index}.png" for name in CLASSES for index in range(3)]
+    assert np.array_equal(images.train_images, [np.asarray(Image.open(file)) for file in files])
+    assert images.train_images.shape[1:] == (4, 6, 3) and isinstance(images.train_images, np.memmap)
+
+
+def test_more_files_than_one_piece_keep_their_order(tmp_path):
+    root = fill(tmp_path / "images")
+    for index in range(700):
+        level = np.full((4, 6, 3), index % 256, np.uint8)
+        Image.fromarray(level).save(root / "train" / "dog" / f"n{index:03}.png")
+    images = folder(root).load()
+    assert images.train_images[6:, 2, 3, 1].tolist() == [index % 256 for index in range(700)]
+
+
+@pytest.mark.parametrize("size", [(50, 31), (31, 50), (24, 24), (7, 9)])
+def test_resizing_is_torchvisions(tmp_path, size):
+    from brsweep.torchvision_import import import_torchvision
+
+    transforms = import_torchvision().transforms
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    theirs = transforms.Compose([transforms.Resize(24), transforms.CenterCrop(24)])(Image.fromarray(pixels))
+    assert np.array_equal(decode(str(tmp_path / "image.png"), 24), np.asarray(theirs))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "LA", "CMYK"])
+def test_other_modes_become_rgb(tmp_path, mode):
+    grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4)
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    grey.convert(mode).save(path)
+    assert np.array_equal(decode(str(path), None), np.asarray(Image.open(path).convert("RGB")))
+    assert decode(str(path), None).shape == (8, 8, 3)
+
+
+def test_sixteen_bit_images_are_refused(tmp_path):
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(BrsweepError, match=r"deep.png: pixels of more than 8 bits"):
+        decode(str(tmp_path / "deep.png"), None)
+
+
+def _text(path: Path) -> None:
+    path.write_text("not an image")
+
+
+def _truncated(path: Path) -> None:
+    path.write_bytes((path.parent / "0.png").read_bytes()[:60])
+
+
+def _large(path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(path)
+
+
+DAMAGES = {
+    "no root": (lambda r: shutil.rmtree(r), ["images", "no folder train/"]),
+    "no train": (lambda r: shutil.rmtree(r / "train"), ["no folder train/"]),
+    "no test": (lambda r: shutil.rmtree(r / "test"), ["no folder test/"]),
+    "empty": (lambda r: [shutil.rmtree(r / p / c) for p in ("train", "test") for c in CLASSES], ["0 class folder"]),
+    "one class": (lambda r: [shutil.rmtree(r / p / "dog") for p in ("train", "test")], ["1 class folder", "two"]),
+    "class missing in test": (lambda r: shutil.rmtree(r / "test" / "dog"), ["test: no folder for dog", "train/ has"]),
+    "class missing in train": (lambda r: shutil.rmtree(r / "train" / "cat"), ["train: no folder for cat", "test/ has"]),
+    "empty class": (lambda r: (r / "test" / "cat" / "0.png").unlink(), ["test/cat: no images"]),
+    "text": (lambda r: _text(r / "train" / "cat" / "notes.txt"), ["train/cat/notes.txt: not an image"]),
+    "truncated": (lambda r: _truncated(r / "test" / "dog" / "0.png"), ["test/dog/0.png: ", "remove or replace"]),
+    "other size": (lambda r: _large(r / "train" / "dog" / "9.png"), ["dog/9.png: 8x8", "6x4", "data.image_size"]),
+    "stray file": (lambda r: _text(r / "train" / "labels.txt"), ["train/labels.txt: does not belong"]),
+    "nested": (lambda r: (r / "train" / "cat" / "more").mkdir(), ["cat/more: does not belong"]),
+    "dangling link": (lambda r: (r / "train" / "cat" / "x.png").symlink_to("gone"), ["x.png: does not belong"]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_bad_input_is_one_line_naming_the_place(root, damage):
+    harm, words = DAMAGES[damage]
+    harm(root)
+    with pytest.raises(BrsweepError) as caught:
+        folder(root).prepare()
+    message = str(caught.value)
+    assert "\n" not in message and all(word in message for word in words), message
+    assert not list((root.parent / "cache").glob("*/")), "nothing half-made stays"
+
+
+@pytest.mark.parametrize("image_size", [0, -3, True, "32", 2.5])
+def test_image_size_is_a_whole_number(root, image_size):
+    with pytest.raises(BrsweepError, match=r"data.image_size"):
+        folder(root, image_size)
+
+
+def test_a_size_makes_different_images_one(root):
+    _large(root / "train" / "dog" / "9.png")
+    source = folder(root, 5)
+    assert source.load().train_images.shape == (7, 5, 5, 3) and source.identity().endswith(" 5x5")
+
+
+def test_identity_is_the_contents_own(root, tmp_path):
+    source = folder(root)
+    with pytest.raises(BrsweepError, match="call prepare first"):
+        source.identity()
+    source.prepare()
+    assert source.identity() == folder(root).identity() and source.identity().endswith(" 6x4")
+    shutil.copytree(root, tmp_path / "elsewhere" / "images")  # not the times
+    copy = folder(tmp_path / "elsewhere" / "images")
+    copy.prepare()
+    assert copy.identity() == source.identity()
+    other = folder(root, 4)
+    other.prepare()
+    assert other.identity() != source.identity()
+
+
+def _change_pixel(root):
+    path = root / "train" / "cat" / "1.png"
+    pixels = np.array(Image.open(path))
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(path)
+    os.utime(path, ns=(1, 1))  # a clock too coarse to tell the two writes apart would be the test's own trouble
+
+
+def _rename_class(root):
+    for part in ("train", "test"):
+        (root / part / "dog").rename(root / part / "fox")
+
+
+def _move_image(root):
+    (root / "train" / "cat" / "2.png").rename(root / "train" / "dog" / "9.png")
+
+
+@pytest.mark.parametrize("change", [_change_pixel, _rename_class, _move_image])
+def test_identity_changes_with_content(root, change):
+    source = folder(root)
+    source.prepare()
+    before = source.identity()
+    change(root)
+    source.prepare()  # looks again
+    assert source.identity() != before
+
+
+def test_a_name_that_keeps_the_order_does_not_count(root):
+    source = folder(root)
+    source.prepare()
+    before = source.identity()
+    (root / "train" / "cat" / "1.png").rename(root / "train" / "cat" / "1b.png")
+    source.prepare()
+    assert source.identity() == before
+
+
+def test_decoded_once_and_then_without_lock_or_images(root, monkeypatch):
+    folder(root).prepare()
+    monkeypatch.setattr(ArrayCache, "_locked", None)  # a folder that may only be read has no lock to take
+    monkeypatch.setattr(ArrayCache, "_make", None)
+    source = folder(root)
+    source.prepare()
+    images = source.load()
+    monkeypatch.setattr(array_cache, "_open", None)
+    assert source.load() is images
+
+
+FILES = ["manifest.json", *(f"{name}.npy" for name in array_cache.ARRAYS)]
+HARMS = {
+    "deleted": lambda path: path.unlink(),
+    "emptied": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-8]),
+    "one bit": lambda path: path.write_bytes(
+        path.read_bytes()[:-8] + bytes([path.read_bytes()[-8] ^ 1]) + path.read_bytes()[-7:]
+    ),
+    "header": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\xff" + path.read_bytes()[9:]),
+    "garbage": lambda path: path.write_bytes(os.urandom(100)),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_cache_is_made_again_with_a_warning(root, file, harm):
+    source = folder(root)
+    identity, images = (source.prepare(), source.identity())[1], source.load()
+    expected = {name: np.array(getattr(images, name)) for name in array_cache.ARRAYS}
+    HARMS[harm](cached(source) / file)
+    again = folder(root)
+    with pytest.warns(UserWarning, match=f"damaged image cache, decoded again: .*{file}") as caught:
+        again.prepare()
+        found = again.load()
+    assert len(caught) == 1
+    assert all(np.array_equal(getattr(found, name), value) for name, value in expected.items())
+    assert again.identity() == identity
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folder(root).load()
+    assert sorted(path.name for path in again.cache_dir.iterdir()) == [cached(again).name, f"{cached(again).name}.lock"]
+
+
+def test_a_swapped_array_is_noticed(root):
+    """Both files are whole; only the checksum can tell."""
+    source = folder(root)
+    source.prepare()
+    images = np.load(cached(source) / "train_images.npy")
+    np.save(cached(source) / "train_images.npy", images[::-1])
+    with pytest.warns(UserWarning, match="train_images.npy: does not match its sha256"):
+        assert np.array_equal(folder(root).load().train_images, images)
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from brsweep.data.array_cache import ArrayCache
+def build(writer):
+    with open(sys.argv[2], "a") as log: log.write("built\\n")
+    time.sleep(float(sys.argv[3]))
+    for part in ("train", "test"):
+        writer.write(f"{part}_images", (2, 3, 3, 1), [np.zeros((2, 3, 3, 1), np.uint8)])
+        writer.write(f"{part}_labels", (2,), [np.arange(2)])
+    return ("a", "b")
+cache = ArrayCache(Path(sys.argv[1]), build, "data.cache_dir")
+print(cache.load().train_labels.tolist())
+"""
+
+
+def start(folder: Path, log: Path, seconds: float) -> subprocess.Popen:
+    arguments = [sys.executable, "-c", SLOW, str(folder), str(log), str(seconds)]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def test_processes_at_once_make_it_once(tmp_path):
+    log = tmp_path / "log"
+    running = [start(tmp_path / "cache" / "key", log, 0.5) for _ in range(3)]
+    assert [process.communicate(timeout=60) for process in running] == [("[0, 1]\n", "")] * 3
+    assert log.read_text() == "built\n"
+
+
+def test_a_killed_maker_leaves_nothing_in_the_way(tmp_path):
+    log = tmp_path / "log"
+    killed = start(tmp_path / "cache" / "key", log, 60)
+    deadline = time.monotonic() + 30
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate(timeout=30)
+    assert (tmp_path / "cache" / "key.partial").is_dir() and not (tmp_path / "cache" / "key").exists()
+    assert start(tmp_path / "cache" / "key", log, 0).communicate(timeout=60) == ("[0, 1]\n", "")
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["key", "key.lock"]
+
+
+def test_a_cache_folder_that_cannot_be_made(root):
+    (root.parent / "file").write_text("")
+    with pytest.raises(BrsweepError, match=r"data.cache_dir=.*file/cache: cannot be written to") as caught:
+        folder(root, cache="file/cache").prepare()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_cache_folder(root):
+    (root.parent / "cache").mkdir(mode=0o500)
+    with pytest.raises(BrsweepError, match=r"data.cache_dir=.*cannot be written to \(Permission denied\)"):
+        folder(root).prepare()
+
+
+def test_a_full_disk(tmp_path):
+    """A limit on the size of files stands in for the disk: the same error path, from the same write."""
+    root = fill(tmp_path / "images", size=(64, 64))
+    code = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "from brsweep.data.image_folder import ImageFolder\n"
+        "from brsweep.errors import BrsweepError\n"
+        "try: ImageFolder(sys.argv[1], None, sys.argv[2]).prepare()\n"
+        "except BrsweepError as error: print(error)"
+    )
+    arguments = [sys.executable, "-c", code, str(root), str(tmp_path / "cache")]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr == "" and done.stdout.count("\n") == 1
+    assert f"data.cache_dir={tmp_path / 'cache'}: cannot be written to (File too large)" in done.stdout
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]

@@ -1,0 +1,279 @@
+"""Images, the sources without a folder of one's own, tables, and the data YAMLs."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import pickle
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brsweep.data.digits import Digits
+from brsweep.data.downloads import Cifar10, Cifar100, Mnist
+from brsweep.data.images import Images
+from brsweep.data.synthetic import Synthetic
+from brsweep.data.tables import build_tables, channel_statistics
+from brsweep.errors import BrsweepError
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "conf" / "data").glob("*.yaml"))
+COMMON = {"val_fraction", "split_seed", "crop_padding", "flip", "batch_size"}
+SMALL = {"classes": 3, "train_images": 60, "test_images": 9, "image_size": 6, "channels": 2, "noise": 20.0, "seed": 1}
+
+
+def part(count=2, shape=(4, 4, 1), labels=None):
+    return np.zeros((count, *shape), np.uint8), np.array(range(count) if labels is None else labels, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "classes", "words"),
+    [
+        (part(labels=[0, 0]), part(labels=[0, 0]), ("a",), "two or more"),
+        (part(), part(), ("a", "a"), "different"),
+        (part(labels=[0, 2]), part(), ("a", "b"), "train labels run from 0 to 2; there are 2 classes"),
+        (part(), part(labels=[-1, 0]), ("a", "b"), "test labels run from -1 to 0"),
+        (part(), part(shape=(5, 4, 1)), ("a", "b"), "test images"),
+        (part(), part(0), ("a", "b"), r"test images are uint8 \(0, 4, 4, 1\)"),
+        (part(shape=(4, 4)), part(), ("a", "b"), "uint8 .* is wanted"),
+        ((part()[0].astype(float), part()[1]), part(), ("a", "b"), "train images are float64"),
+        ((part()[0], part()[1].astype(np.int32)), part(), ("a", "b"), "train labels are int32"),
+        ((part()[0], part(3)[1]), part(), ("a", "b"), r"train labels are int64 \(3,\)"),
+    ],
+)
+def test_images_that_make_no_data_set(train, test, classes, words):
+    with pytest.raises(BrsweepError, match=words):
+        Images(*train, *test, classes)
+
+
+def test_digits_are_the_embedded_ones_and_their_split_is_fixed():
+    from sklearn.datasets import load_digits
+
+    images = Digits().load()
+    assert images.train_images.shape == (1437, 8, 8, 1) and images.test_images.shape == (360, 8, 8, 1)
+    raw = load_digits().images
+    ours = np.concatenate([images.train_images, images.test_images])[..., 0]
+    # v * 255 / 16 is half a grey level only at v = 8: 127.5, which rounds to even
+    scaled = {v: round(v * 255 / 16) for v in range(17)}
+    assert scaled[0] == 0 and scaled[8] == 128 and scaled[16] == 255
+    expected = [tuple(scaled[v] for v in image.ravel().astype(int)) for image in raw]
+    assert sorted(tuple(image.ravel().tolist()) for image in ours) == sorted(expected)
+    share = np.bincount(images.test_labels) / np.bincount(np.r_[images.train_labels, images.test_labels])
+    assert np.abs(share - 360 / 1797).max() < 1 / 174  # the smallest class has 174 images
+
+
+def test_digits_content_is_what_the_identity_stands_for():
+    """Another content wants another number in the identity."""
+    images = Digits().load()
+    digest = hashlib.sha256()
+    for array in (images.train_images, images.train_labels, images.test_images, images.test_labels):
+        digest.update(np.ascontiguousarray(array))
+    assert (Digits().identity(), digest.hexdigest()) == ("digits-1", DIGITS_SHA256)
+
+
+DIGITS_SHA256 = "145fa5bc2d935fbc686a79264a0c995541c920c702d98c1c8a0e173298a7f09f"
+
+
+def test_synthetic_is_a_function_of_its_arguments():
+    one, same, other = (Synthetic(**SMALL | {"seed": seed}) for seed in (1, 1, 2))
+    assert one.identity() == same.identity() != other.identity()
+    assert all(f"{name}={value}" in one.identity() for name, value in SMALL.items())
+    assert np.array_equal(one.load().train_images, same.load().train_images)
+    assert not np.array_equal(one.load().train_images, other.load().train_images)
+    images = one.load()
+    assert images.train_images.shape == (60, 6, 6, 2) and images.test_images.shape == (9, 6, 6, 2)
+    assert len(images.classes) == 3 and np.bincount(images.train_labels).tolist() == [20, 20, 20]
+
+
+def test_synthetic_patterns_are_shared_by_the_two_parts():
+    images = Synthetic(**SMALL | {"noise": 0.0}).load()
+    for label in range(3):
+        (pattern,) = np.unique(images.train_images[images.train_labels == label], axis=0)
+        assert (images.test_images[images.test_labels == label] == pattern).all()
+
+
+@pytest.mark.parametrize(("name", "value"), [("classes", 1), ("train_images", 2), ("noise", -1), ("image_size", 0)])
+def test_synthetic_arguments_out_of_range(name, value):
+    with pytest.raises(BrsweepError, match=f"data.{name}={value}"):
+        Synthetic(**SMALL | {name: value})
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 2100), st.integers(1, 4), st.integers(0, 5))
+def test_statistics_against_float64(count, channels, seed):
+    images = np.random.default_rng(seed).integers(0, 256, (count, 3, 2, channels), dtype=np.uint8)
+    rows = np.arange(0, count, 2)
+    mean, std = channel_statistics(images, rows)
+    exact = images[rows].astype(np.float64) / 255
+    assert mean == pytest.approx(exact.mean((0, 1, 2)), rel=1e-12)
+    assert std == pytest.approx(exact.std((0, 1, 2)), rel=1e-9)  # the reference cancels, ours doesn't
+
+
+def test_statistics_at_the_largest_sums_and_of_a_constant_channel():
+    images = np.full((1500, 2, 2, 2), 255, np.uint8)
+    images[::2, ..., 0] = 0
+    mean, std = channel_statistics(images, np.arange(1500))
+    assert mean == (0.5, 1.0) and std == (0.5, 1.0)
+
+
+def test_tables_split_and_normalise_by_the_training_part_alone():
+    source = Synthetic(**SMALL)
+    options = {"split_seed": 0, "crop_padding": 1, "flip": True, "device": "cpu", "channels_last": True}
+    tables = build_tables(source, val_fraction=0.2, **options)
+    assert (len(tables.train), len(tables.val), len(tables.test)) == (48, 12, 9)
+    assert (tables.channels, tables.image_size, len(tables.classes)) == (2, (6, 6), 3)
+    values = torch.cat([batch for batch, _ in tables.train.plain()]).double()
+    # float32 values around 1, averaged
+    assert values.mean((0, 2, 3)).abs().max() < 1e-6 and (values.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-6
+    again = torch.cat([batch for batch, _ in tables.val.augmented(12, 3)]).sort(0).values
+    assert torch.equal(again, next(tables.val.plain())[0].sort(0).values)  # validation is never augmented
+    assert build_tables(source, val_fraction=0.0, **options).val is None
+
+
+def test_a_small_network_learns_the_synthetic_images():
+    from brsweep.models.build import build_model
+    from brsweep.models.tiny import tiny
+
+    source = Synthetic(**SMALL | {"classes": 4, "train_images": 512, "test_images": 128, "channels": 3, "noise": 32.0})
+    options = {"val_fraction": 0.0, "split_seed": 0, "crop_padding": 0, "flip": False}
+    tables = build_tables(source, **options, device="cpu", channels_last=True)
+    model = build_model(tiny, len(tables.classes), tables.channels, 0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for epoch in range(3):
+        for images, labels in tables.train.augmented(32, epoch):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+    images, labels = next(tables.test.plain())
+    assert (model.eval()(images).argmax(1) == labels).float().mean() > 0.95
+
+
+@pytest.fixture
+def fake_cifar(tmp_path, monkeypatch):
+    """Ten images in CIFAR-10's own format, under checksums of their own."""
+    from brsweep.torchvision_import import import_torchvision
+
+    kind = import_torchvision().datasets.CIFAR10
+    folder = tmp_path / "cifar10" / kind.base_folder
+    folder.mkdir(parents=True)
+    flat = np.random.default_rng(0).integers(0, 256, (12, 3 * 32 * 32), dtype=np.uint8)
+    contents = {f"data_batch_{i + 1}": (flat[2 * i : 2 * i + 2], [2 * i, 2 * i + 1]) for i in range(5)}
+    contents["test_batch"] = (flat[10:], [3, 4])
+    sums = {}
+    for name, (data, labels) in contents.items():
+        sums[name] = _write(folder / name, {"data": data, "labels": labels})
+    meta = _write(folder / "batches.meta", {"label_names": [f"c{i}" for i in range(10)]})
+    monkeypatch.setattr(kind, "train_list", [[f"data_batch_{i}", sums[f"data_batch_{i}"]] for i in range(1, 6)])
+    monkeypatch.setattr(kind, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(kind, "meta", {"filename": "batches.meta", "key": "label_names", "md5": meta})
+    return tmp_path / "cifar10", flat
+
+
+def _write(path, content) -> str:
+    path.write_bytes(pickle.dumps(content))
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def test_cifar_is_decoded_once_and_read_without_torchvision(fake_cifar, monkeypatch, capfd):
+    root, flat = fake_cifar
+    Cifar10(str(root)).prepare()
+    assert capfd.readouterr().out == ""
+    monkeypatch.setattr("brsweep.torchvision_import.import_torchvision", None)
+    source = Cifar10(str(root))
+    source.prepare()
+    images = source.load()
+    chw = flat.reshape(12, 3, 32, 32)
+    assert np.array_equal(images.train_images, chw[:10].transpose(0, 2, 3, 1))
+    assert np.array_equal(images.test_images[1, :, :, 2], chw[11, 2])
+    assert images.train_labels.tolist() == list(range(10)) and images.test_labels.tolist() == [3, 4]
+    assert images.classes == tuple(f"c{i}" for i in range(10))
+    assert source.load() is images
+
+
+def test_a_damaged_cifar_cache_is_made_again_from_the_files(fake_cifar):
+    root, flat = fake_cifar
+    Cifar10(str(root)).prepare()
+    (root / "decoded" / "test_images.npy").write_bytes(b"")
+    with pytest.warns(UserWarning, match="damaged image cache, decoded again: .*test_images.npy"):
+        images = Cifar10(str(root)).load()
+    assert np.array_equal(images.test_images[0, :, :, 0], flat[10].reshape(3, 32, 32)[0])
+
+
+def test_mnist_gets_a_channel(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 28, 28), dtype=np.uint8)
+    for name in ("train", "t10k"):
+        header = (0x803).to_bytes(4, "big") + b"".join(n.to_bytes(4, "big") for n in pixels.shape)
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        header = (0x801).to_bytes(4, "big") + (10).to_bytes(4, "big")
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(header + bytes(range(10)))
+    images = Mnist(str(tmp_path)).load()
+    assert np.array_equal(images.train_images, pixels[..., np.newaxis])
+    assert images.test_labels.tolist() == list(range(10)) and len(images.classes) == 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Cifar10, ["cifar10", "cifar-10-python.tar.gz"]),
+        (Cifar100, ["cifar100", "cifar-100-python.tar.gz"]),
+        (Mnist, ["mnist", "train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", "MNIST/raw"]),
+    ],
+)
+def test_no_network_is_one_line_that_says_what_to_put_where(kind, words, tmp_path, monkeypatch, capfd):
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    source = kind(str(tmp_path))
+    assert source.identity() == f"{kind.name}-1"  # asks for no file
+    with pytest.raises(BrsweepError) as caught:
+        source.prepare()
+    message = str(caught.value)
+    assert "\n" not in message and str(tmp_path) in message and all(word in message for word in words)
+    assert not list(tmp_path.glob("decoded/*")) and not list(tmp_path.glob("decoded.partial"))
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_every_data_file_binds_to_its_source(path, monkeypatch):
+    from omegaconf import OmegaConf
+
+    monkeypatch.setenv("BRSWEEP_DATA", "/somewhere")
+    node = OmegaConf.load(path)
+    if OmegaConf.is_missing(node, "root"):
+        node.root = "/images"
+    node = OmegaConf.to_container(node, resolve=True)
+    assert node.keys() >= COMMON
+    module, _, name = node.pop("_target_").rpartition(".")
+    __import__(module)
+    kind = getattr(sys.modules[module], name)
+    own = {key: value for key, value in node.items() if key not in COMMON}
+    inspect.signature(kind).bind(**own)
+    source = kind(**own)
+    assert all(callable(getattr(source, method)) for method in ("prepare", "identity", "load"))
+
+
+def test_the_data_files_are_all_here():
+    assert {p.stem for p in SOURCES} >= {"digits", "cifar10", "cifar100", "mnist", "image_folder", "synthetic"}
+
+
+def test_sources_and_identities_load_nothing_heavy(tmp_path):
+    code = (
+        "import sys\n"
+        "from brsweep.data import digits, downloads, image_folder, split, synthetic\n"
+        "digits.Digits().identity(), downloads.Cifar10('x').identity()\n"
+        "try: image_folder.ImageFolder(sys.argv[1], None, 'x').identity()\n"
+        "except ValueError: pass\n"
+        "print(sorted({'torch', 'torchvision', 'sklearn', 'PIL', 'omegaconf'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "[]\n", done.stderr

@@ -1,0 +1,181 @@
+"""W&B: real offline runs, read back from their files, each in a process of its own that has no key and no server.
+
+What needs a server or a fault is played by a stand-in module, in `test_tracking_wandb_faults.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from wandb_reader import read_wandb
+
+pytest.importorskip("wandb")
+
+HEAD = """
+import os, random, signal, sys, threading, time
+from pathlib import Path
+from brsweep.tracking.tracker import Guarded, RunInfo
+from brsweep.tracking.weights_and_biases import WeightsAndBiases
+
+FOLDER = Path(sys.argv[1])
+ARGUMENTS = dict(project="p", entity=None, job_type="train", init_timeout_s=2.0, finish_timeout_s=10.0, flush_s=0.5,
+                 system_stats=False)
+
+def tracker(folder=FOLDER, id="0123abcd", **changes):
+    run = RunInfo("resnet20-w2a2", "lambda", {"quant": {"weight_bits": 2}, "seed": 42}, ("w2a2", "x" * 99), id)
+    return WeightsAndBiases(folder, run, **(ARGUMENTS | changes))
+"""
+
+
+def record(step):
+    """Of a run with two float epochs, one of warm-up and the rest regularized."""
+    stage = "float" if step <= 2 else "warmup" if step == 3 else "br"
+    return {
+        "stage": stage,
+        "epoch": step,
+        "epochs": 9,
+        "step": 35 * step,
+        "lr": 0.5 / step,
+        "train_accuracy": 0.25,
+        "val_accuracy": None if step == 1 else 0.5,
+        "penalty_act": float("nan") if step == 4 else 0.125,
+        "time_s": 1.5,
+        "shared": step < 3,
+    }
+
+
+HEAD += inspect.getsource(record)
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_") and key != "NETRC"}
+    nowhere = "http://127.0.0.1:9"  # the discard port: nothing can be uploaded, whatever goes wrong
+    return {**kept, "HOME": str(home), "WANDB_BASE_URL": nowhere, **more}
+
+
+def run(folder: Path, body: str, **more: str) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-W", "error", "-c", HEAD + body, folder]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(folder, **more), timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("wandb/*run-*/run-*.wandb"))
+
+
+def row(step: int) -> dict:
+    """What W&B must hold of the record of `step`; NaN as a word, so that rows can be compared."""
+    values = {f"{record(step)['stage']}/{k}": v for k, v in record(step).items() if k != "stage" and v is not None}
+    return {key: "nan" if value != value else value for key, value in {**values, "epoch_total": step}.items()}
+
+
+def rows(path: Path) -> dict[int, dict]:
+    own = ("_step", "_timestamp", "_runtime")
+    return {
+        item["_step"]: {k: "nan" if v != v else v for k, v in item.items() if k not in own}
+        for item in read_wandb(path).history
+    }
+
+
+def test_an_offline_run_holds_every_record_and_leaves_the_process_as_it_was(tmp_path):
+    said = run(
+        tmp_path,
+        """
+import numpy, torch
+watched = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGCHLD", "SIGUSR2", "SIGPIPE", "SIGWINCH")]
+def state():
+    return (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
+            [signal.getsignal(s) for s in watched], sys.stdout, sys.stderr, sys.exit, sys.excepthook, os.getcwd())
+before = state()
+t = tracker()
+t.replay([record(1)])
+assert state() == before
+for step in range(2, 6): t.log(record(step), step)
+t.summarise({"test_accuracy": 0.75, "val_accuracy": None})
+t.finish("finished")
+assert state() == before
+assert threading.enumerate() == [threading.main_thread()]
+children = Path(f"/proc/self/task/{os.getpid()}/children")
+assert not children.exists() or children.read_text() == ""
+""",
+    )
+    [path] = files(tmp_path)
+    assert said == [f"W&B (offline) in {path.parent}; send it with: wandb sync {path.parent}"]
+    assert rows(path) == {step: row(step) for step in range(1, 6)}
+    found = read_wandb(path)
+    place = (found.run.run_id, found.run.project, found.run.run_group, found.run.job_type, found.run.display_name)
+    assert place == ("0123abcd", "p", "lambda", "train", "resnet20-w2a2")
+    assert list(found.run.tags) == ["w2a2", "x" * 64]
+    assert {k: v for k, v in found.config.items() if k != "_wandb"} == {"quant": {"weight_bits": 2}, "seed": 42}
+    assert (found.summary["test_accuracy"], found.summary["status"], found.exit_code) == (0.75, "finished", 0)
+    assert {name: found.metrics[name] for name in ("br/*", "br/epoch", "br/step")} == {
+        "br/*": ("br/epoch", False),
+        "br/epoch": ("", True),
+        "br/step": ("", True),
+    }
+    assert found.kinds.isdisjoint({"output", "output_raw", "stats"})
+    assert not found.git  # the tests run in a checkout
+    assert not [file for file in tmp_path.rglob("*") if file.suffix in (".patch", ".py", ".diff")]
+    note = json.loads((tmp_path / "wandb.json").read_text())
+    assert note == {"id": "0123abcd", "epochs_sent": 5, "mode": "offline"}
+
+
+def test_two_runs_in_one_process_have_files_of_their_own_side_by_side_and_in_turn(tmp_path):
+    run(
+        tmp_path,
+        """
+a, b = tracker(FOLDER / "a", "aaaa"), tracker(FOLDER / "b", "bbbb")
+a.replay([record(1)]); b.replay([record(2)])
+a.finish("finished")
+b.log(record(3), 2); b.finish("finished")
+c = tracker(FOLDER / "c", "cccc"); c.replay([record(4)]); c.finish("finished")
+""",
+    )
+    held = {name: rows(files(tmp_path / name)[0]) for name in "abc"}
+    assert held == {
+        "a": {1: row(1)},
+        "b": {1: row(2) | {"epoch_total": 1}, 2: row(3) | {"epoch_total": 2}},
+        "c": {1: row(4) | {"epoch_total": 1}},
+    }
+
+
+def test_a_key_with_a_silent_server_costs_one_line_and_shows_nowhere(tmp_path):
+    key = "f00dbeef" * 5
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes connections and never answers
+        started = time.monotonic()
+        said = run(
+            tmp_path,
+            't = tracker(); t.replay([record(1)]); t.finish("finished")',
+            WANDB_API_KEY=key,
+            WANDB_BASE_URL=f"http://127.0.0.1:{server.getsockname()[1]}",
+        )
+    assert time.monotonic() - started < 20  # init_timeout_s is 2; W&B alone waits 90
+    assert [line.partition(":")[0] for line in said[:1]] == ["W&B cannot be reached, this run is kept offline"]
+    offline = next(path for path in files(tmp_path) if "offline-run" in path.parent.name)
+    assert said[1:] == [f"W&B (offline) in {offline.parent}; send it with: wandb sync {offline.parent}"]
+    assert rows(offline) == {1: row(1)}
+    written = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(written) > 5
+    assert not [file for file in written if key.encode() in file.read_bytes()]
+    assert key not in "".join(said)
+
+
+def test_wandb_mode_disabled_writes_nothing(tmp_path):
+    said = run(
+        tmp_path,
+        't = tracker(); t.replay([record(1)]); t.log(record(2), 2); t.summarise({"a": 1.0}); t.finish("finished")',
+        WANDB_MODE="disabled",
+    )
+    assert said == ["W&B is disabled by WANDB_MODE"]
+    assert files(tmp_path) == []
+    assert not (tmp_path / "wandb.json").exists()

@@ -1,0 +1,205 @@
+"""W&B where it is missing, unreachable, slow, or has part of a run already: played by a stand-in for the module."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from brsweep.tracking.tracker import Guarded, RunInfo
+from brsweep.tracking.weights_and_biases import WeightsAndBiases
+
+KEY = "f00dbeef" * 5
+RECORDS = [{"stage": "br", "epoch": epoch, "step": 35 * epoch, "lr": 0.1} for epoch in range(1, 6)]
+
+
+class Settings:
+    model_fields = frozenset({"silent", "console", "init_timeout"})  # as of a version that knows few of them
+
+    def __init__(self, **values):
+        assert set(values) <= self.model_fields
+        self.values = values
+
+
+class StandIn:
+    """Plays `wandb`: online `init` raises each of `failures` in turn; the server has `server_steps` epochs."""
+
+    Settings = Settings
+
+    def __init__(self, failures=(), server_steps=0, finish_s=0.0):
+        self.failures, self.server_steps, self.finish_s = list(failures), server_steps, finish_s
+        self.inits, self.logged, self.summary, self.ended = [], [], {}, []
+
+    def setup(self, settings):
+        return SimpleNamespace(settings=SimpleNamespace(api_key=None, base_url="https://wandb.example", mode="online"))
+
+    def init(self, **arguments):
+        self.inits.append(arguments)
+        sys.excepthook = sys.exit = print  # as W&B does
+        offline = arguments.get("mode") == "offline"
+        if self.failures and not offline:
+            raise self.failures.pop(0)
+        files = Path(arguments["dir"]) / "wandb" / f"{'offline-' * offline}run-1-{arguments['id']}"
+        (files / "files").mkdir(parents=True, exist_ok=True)
+        return SimpleNamespace(
+            disabled=False,
+            offline=offline,
+            resumed=bool(self.server_steps) and not offline,
+            step=self.server_steps + 1 if self.server_steps else 0,
+            url="https://wandb.example/run",
+            dir=str(files / "files"),
+            summary=self.summary,
+            define_metric=lambda *_, **__: None,
+            log=lambda values, step, commit: self.logged.append((step, values, commit)),
+            finish=lambda exit_code: (time.sleep(self.finish_s), self.ended.append(exit_code)),
+        )
+
+    def teardown(self):
+        self.ended.append("teardown")
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """Make a tracker against a stand-in: `(tracker, said)`, where `said` holds what the tracker said."""
+    for name in [name for name in os.environ if name.startswith("WANDB_") or name == "NETRC"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setattr(sys, "exit", sys.exit)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+    def make(module, **changes):
+        monkeypatch.setitem(sys.modules, "wandb", module)
+        said = []
+        config = {"seed": 42}
+        run = RunInfo(
+            "name", "sweep", config, (), "id1", notice=said.append, warn=lambda s: said.append("warning: " + s)
+        )
+        arguments = {
+            "project": "p",
+            "entity": None,
+            "job_type": "train",
+            "init_timeout_s": 5.0,
+            "finish_timeout_s": 5.0,
+            "flush_s": 2.0,
+            "system_stats": False,
+        }
+        return WeightsAndBiases(tmp_path / "run", run, **(arguments | changes)), said
+
+    return make
+
+
+def sent(module):
+    return [step for step, _, _ in module.logged]
+
+
+def test_without_wandb_there_is_one_warning_line_and_the_training_goes_on(world):
+    tracker, _ = world(None)
+    warned = []
+    guarded = Guarded(tracker, warned.append)
+    guarded.replay([])
+    guarded.log(RECORDS[0], 1)
+    guarded.summarise({})
+    guarded.finish("finished")
+    assert len(warned) == 1
+    assert warned[0].startswith(
+        "WeightsAndBiases is off for the rest of this run, the training goes on: ModuleNotFound"
+    )
+
+
+def test_a_raising_init_leads_to_an_offline_run_with_one_warning(world, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    module = StandIn(failures=[ConnectionError("network\nis down")])
+    tracker, said = world(module)
+    tracker.replay(RECORDS[:2])
+    tracker.finish("finished")
+    files = tmp_path / "run" / "wandb" / "offline-run-1-id1"
+    assert said == [
+        "warning: W&B cannot be reached, this run is kept offline: ConnectionError: network is down",
+        f"W&B (offline) in {files}; send it with: wandb sync {files}",
+    ]
+    assert [init.get("mode") for init in module.inits] == [None, "offline"]
+    assert sent(module) == [1, 2]
+    assert module.ended == ["teardown", 0, "teardown"]  # the first frees the id that the attempt took
+
+
+def test_wandbs_hooks_are_taken_away_even_when_init_raises(world, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    hooks = sys.exit, sys.excepthook
+    tracker, _ = world(StandIn(failures=[ConnectionError()]))
+    tracker.replay([])
+    assert (sys.exit, sys.excepthook) == hooks
+    tracker.finish("finished")
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+@pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
+def test_no_mode_is_passed_where_the_user_set_one(world, monkeypatch, mode, key):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    module = StandIn()
+    tracker, _ = world(module)
+    tracker.replay([])
+    tracker.finish("finished")
+    assert [("mode" in init) for init in module.inits] == [False]
+
+
+def test_no_key_reaches_what_wandb_is_told_or_what_is_said(world, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    module = StandIn()
+    tracker, said = world(module)
+    tracker.replay(RECORDS)
+    tracker.finish("finished")
+    settings = module.inits[0].pop("settings").values
+    assert KEY not in repr((module.inits, settings, module.logged, module.summary, said))
+    assert settings == {"silent": True, "console": "off", "init_timeout": 5.0}
+
+
+@pytest.mark.parametrize(("server_steps", "expected"), [(0, [1, 2, 3, 4, 5]), (3, [4, 5]), (5, [])])
+def test_a_resumed_online_run_is_sent_only_what_the_server_lacks(world, monkeypatch, server_steps, expected):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    module = StandIn(server_steps=server_steps)
+    tracker, said = world(module)
+    tracker.replay(RECORDS)
+    tracker.finish("finished")
+    assert (sent(module), len(said)) == (expected, 1)
+    assert all(commit for _, _, commit in module.logged)
+
+
+def test_a_server_that_has_more_than_is_on_file_is_told_of_and_gets_the_later_epochs(world, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    module = StandIn(server_steps=3)
+    tracker, said = world(module)
+    tracker.replay(RECORDS[:2])
+    for step in (3, 4, 5):
+        tracker.log(RECORDS[step - 1], step)
+    tracker.finish("finished")
+    assert said[0] == "warning: W&B has 3 epochs of this run and keeps them; only later ones are added"
+    assert sent(module) == [4, 5]
+
+
+def test_a_finish_that_hangs_is_left_behind_after_its_time(world):
+    module = StandIn(finish_s=3.0)
+    tracker, said = world(module, finish_timeout_s=0.1)
+    tracker.replay(RECORDS[:1])
+    started = time.monotonic()
+    tracker.finish("finished")
+    assert time.monotonic() - started < 2.5  # 0.1 s, and one second for W&B to keep the limit itself
+    assert said[-1].startswith(
+        "warning: W&B is not done after 0.1 s and is left behind; send the rest with: wandb sync "
+    )
+    assert all(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+
+
+def test_an_error_of_finish_reaches_the_guard(world):
+    tracker, _ = world(StandIn())
+    tracker.replay([])
+    tracker._run.finish = lambda exit_code: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        tracker.finish("finished")
