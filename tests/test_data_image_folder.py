@@ -1,14 +1,11 @@
-"""image_folder: what it reads, what it refuses, and the contract of its cache."""
+"""image_folder: what it reads, what it refuses, and its identity. The cache's own contract: test_data_cache.py."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +41,6 @@ def root(tmp_path) -> Path:
 
 def folder(root: Path, image_size: int | None = None, cache: str = "cache") -> ImageFolder:
     return ImageFolder(str(root), image_size, str(root.parent / cache))
-
-
-def cached(source: ImageFolder) -> Path:
-    (found,) = [path for path in source.cache_dir.iterdir() if path.is_dir()]
-    return found
 
 
 def test_images_come_by_class_and_name_exactly(root):
@@ -210,91 +202,6 @@ def test_decoded_once_and_then_without_lock_or_images(root, monkeypatch):
     images = source.load()
     monkeypatch.setattr(array_cache, "_open", None)
     assert source.load() is images
-
-
-FILES = ["manifest.json", *(f"{name}.npy" for name in array_cache.ARRAYS)]
-HARMS = {
-    "deleted": lambda path: path.unlink(),
-    "emptied": lambda path: path.write_bytes(b""),
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-8]),
-    "one bit": lambda path: path.write_bytes(
-        path.read_bytes()[:-8] + bytes([path.read_bytes()[-8] ^ 1]) + path.read_bytes()[-7:]
-    ),
-    "header": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\xff" + path.read_bytes()[9:]),
-    "garbage": lambda path: path.write_bytes(os.urandom(100)),
-}
-
-
-@pytest.mark.parametrize("harm", HARMS)
-@pytest.mark.parametrize("file", FILES)
-def test_a_damaged_cache_is_made_again_with_a_warning(root, file, harm):
-    source = folder(root)
-    identity, images = (source.prepare(), source.identity())[1], source.load()
-    expected = {name: np.array(getattr(images, name)) for name in array_cache.ARRAYS}
-    HARMS[harm](cached(source) / file)
-    again = folder(root)
-    with pytest.warns(UserWarning, match=f"damaged image cache, decoded again: .*{file}") as caught:
-        again.prepare()
-        found = again.load()
-    assert len(caught) == 1
-    assert all(np.array_equal(getattr(found, name), value) for name, value in expected.items())
-    assert again.identity() == identity
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        folder(root).load()
-    assert sorted(path.name for path in again.cache_dir.iterdir()) == [cached(again).name, f"{cached(again).name}.lock"]
-
-
-def test_a_swapped_array_is_noticed(root):
-    """Both files are whole; only the checksum can tell."""
-    source = folder(root)
-    source.prepare()
-    images = np.load(cached(source) / "train_images.npy")
-    np.save(cached(source) / "train_images.npy", images[::-1])
-    with pytest.warns(UserWarning, match="train_images.npy: does not match its sha256"):
-        assert np.array_equal(folder(root).load().train_images, images)
-
-
-SLOW = """
-import sys, time
-from pathlib import Path
-import numpy as np
-from brsweep.data.array_cache import ArrayCache
-def build(writer):
-    with open(sys.argv[2], "a") as log: log.write("built\\n")
-    time.sleep(float(sys.argv[3]))
-    for part in ("train", "test"):
-        writer.write(f"{part}_images", (2, 3, 3, 1), [np.zeros((2, 3, 3, 1), np.uint8)])
-        writer.write(f"{part}_labels", (2,), [np.arange(2)])
-    return ("a", "b")
-cache = ArrayCache(Path(sys.argv[1]), build, "data.cache_dir")
-print(cache.load().train_labels.tolist())
-"""
-
-
-def start(folder: Path, log: Path, seconds: float) -> subprocess.Popen:
-    arguments = [sys.executable, "-c", SLOW, str(folder), str(log), str(seconds)]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-
-
-def test_processes_at_once_make_it_once(tmp_path):
-    log = tmp_path / "log"
-    running = [start(tmp_path / "cache" / "key", log, 0.5) for _ in range(3)]
-    assert [process.communicate(timeout=60) for process in running] == [("[0, 1]\n", "")] * 3
-    assert log.read_text() == "built\n"
-
-
-def test_a_killed_maker_leaves_nothing_in_the_way(tmp_path):
-    log = tmp_path / "log"
-    killed = start(tmp_path / "cache" / "key", log, 60)
-    deadline = time.monotonic() + 30
-    while not log.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate(timeout=30)
-    assert (tmp_path / "cache" / "key.partial").is_dir() and not (tmp_path / "cache" / "key").exists()
-    assert start(tmp_path / "cache" / "key", log, 0).communicate(timeout=60) == ("[0, 1]\n", "")
-    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["key", "key.lock"]
 
 
 def test_a_cache_folder_that_cannot_be_made(root):

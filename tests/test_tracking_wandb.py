@@ -26,7 +26,7 @@ from brsweep.tracking.tracker import Guarded, RunInfo
 from brsweep.tracking.weights_and_biases import WeightsAndBiases
 
 FOLDER = Path(sys.argv[1])
-ARGUMENTS = dict(project="p", entity=None, job_type="train", init_timeout_s=2.0, finish_timeout_s=10.0, flush_s=0.5,
+ARGUMENTS = dict(project="p", entity=None, job_type="train", init_timeout_s=1.0, finish_timeout_s=10.0, flush_s=0.25,
                  system_stats=False)
 
 def tracker(folder=FOLDER, id="0123abcd", **changes):
@@ -159,7 +159,7 @@ def test_a_key_with_a_silent_server_costs_one_line_and_shows_nowhere(tmp_path):
             WANDB_API_KEY=key,
             WANDB_BASE_URL=f"http://127.0.0.1:{server.getsockname()[1]}",
         )
-    assert time.monotonic() - started < 20  # init_timeout_s is 2; W&B alone waits 90
+    assert time.monotonic() - started < 20  # init_timeout_s is 1; W&B alone waits 90
     assert [line.partition(":")[0] for line in said[:1]] == ["W&B cannot be reached, this run is kept offline"]
     offline = next(path for path in files(tmp_path) if "offline-run" in path.parent.name)
     assert said[1:] == [f"W&B (offline) in {offline.parent}; send it with: wandb sync {offline.parent}"]

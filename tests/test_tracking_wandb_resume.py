@@ -31,7 +31,7 @@ def test_kill_9_of_the_run_and_of_its_service_loses_no_epoch(tmp_path):
     body = """
 t = tracker(); t.replay([])
 for step in (1, 2, 3): t.log(record(step), step)
-time.sleep(1.3)
+time.sleep(0.8)
 t.log(record(4), 4)
 print("ready", flush=True)
 time.sleep(60)

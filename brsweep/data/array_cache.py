@@ -107,8 +107,8 @@ class ArrayCache:
         with self._writing():
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             file = open(_beside(self.folder, ".lock"), "a")  # noqa: SIM115 -- closed below, outside of _writing
-        with file:
             fcntl.flock(file, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it ends
+        with file:
             yield
 
     def _make(self) -> None:

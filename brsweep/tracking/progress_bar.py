@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 REDRAW_S = 0.25
-"""Seconds between two pictures of the bar; each takes about a millisecond."""
+"""Seconds between two pictures of the bar; each takes less than a millisecond."""
 
 
 class NoBar:
