@@ -101,6 +101,14 @@ def test_an_array_that_is_whole_and_another_is_noticed(folder):
         assert np.array_equal(cache(folder).load().train_images, CONTENT["train_images"])
 
 
+def test_a_class_name_changed_by_hand_is_noticed(folder):
+    cache(folder).prepare()
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("cat", "cow"))
+    with pytest.warns(UserWarning, match=r"manifest.json: does not match its own sha256"):
+        assert cache(folder).load().classes == ("cat", "dog")
+
+
 def test_an_array_of_another_type_is_noticed_before_it_is_read(folder):
     cache(folder).prepare()
     np.save(folder / "test_labels.npy", CONTENT["test_labels"].astype(np.int32))

@@ -63,7 +63,7 @@ def test_more_files_than_one_piece_keep_their_order(tmp_path):
     assert images.train_images[6:, 2, 3, 1].tolist() == [index % 256 for index in range(700)]
 
 
-@pytest.mark.parametrize("size", [(50, 31), (31, 50), (24, 24), (7, 9)])
+@pytest.mark.parametrize("size", [(50, 31), (31, 50), (24, 24), (7, 9), (27, 24), (24, 27), (24, 25)])
 def test_resizing_is_torchvisions(tmp_path, size):
     from brsweep.torchvision_import import import_torchvision
 

@@ -57,7 +57,7 @@ def _powers_of_two_by_bits(source: str) -> list[int]:
             for n in ast.walk(node)
             if hasattr(n, "id") or hasattr(n, "attr")
         ]
-        return any("bit" in word.lower() or word == "b" for word in words)
+        return any("bits" in word.lower() or word in ("b", "bit") for word in words)
 
     found = []
     for node in ast.walk(ast.parse(source)):

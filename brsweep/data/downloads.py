@@ -6,8 +6,6 @@ torchvision compares the files with known MD5 sums, so the identity is a constan
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
@@ -55,8 +53,7 @@ class Download(ABC):
 
     def _open(self, kind: type, train: bool):
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # torchvision prints its progress
-                return kind(self.root, train=train, download=True)
+            return kind(self.root, train=train, download=True)
         except Exception as error:  # no network, a wrong checksum, a damaged archive: all mended in the same way
             reason = " ".join(str(error).split()) or type(error).__name__
             raise BrsweepError(

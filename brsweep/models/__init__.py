@@ -1,0 +1,1 @@
+"""Float networks for small images. They know nothing of quantization."""

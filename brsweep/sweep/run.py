@@ -102,7 +102,8 @@ def _is_stale(run: Run) -> bool:
 
 def _train(run: Run, console: Console) -> dict[str, Any]:
     from brsweep.stages.bench import Bench
-    from brsweep.stages.run import run_stages
+    from brsweep.stages.run import CHECKPOINT, run_stages
+    from brsweep.training.checkpoint import save
 
     began = time.time()
     config = run.config
@@ -119,8 +120,9 @@ def _train(run: Run, console: Console) -> dict[str, Any]:
     try:
         state, learner = run_stages(bench, run.stages, store, run.folder.checkpoints, run.full_name, reporter)
         result = _result(run, bench, state, learner, time.time() - began)
-        _keep_weights(run, learner)
+        save(run.folder.checkpoints / "last.pt", {"model": learner.model.state_dict()})
         run.folder.write_result(result)
+        (run.folder.checkpoints / CHECKPOINT).unlink(missing_ok=True)  # a finished run keeps weights alone
         status = FINISHED
         if tracker is not None:
             tracker.summarise({key: result[key] for key in SHOWN})
@@ -198,15 +200,6 @@ def _reestimated(run: Run, bench: Any, learner: Any) -> dict[str, float] | None:
         result[name] = evaluate(scored, bench.tables.test.plain(), len(bench.tables.classes)).accuracy
     learner.model.load_state_dict(last)
     return result
-
-
-def _keep_weights(run: Run, learner: Any) -> None:
-    """A finished run keeps weights alone: no optimizer, no records twice."""
-    from brsweep.stages.run import CHECKPOINT
-    from brsweep.training.checkpoint import save
-
-    save(run.folder.checkpoints / "last.pt", {"model": learner.model.state_dict()})
-    (run.folder.checkpoints / CHECKPOINT).unlink(missing_ok=True)
 
 
 def _tracker(run: Run, console: Console) -> Tracker | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
     Raises `BrsweepError` where the disk is full or the folder can't be written; the old state stays.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.part")  # one name, so what a killed process left is used up by the next
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
@@ -37,7 +38,9 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 def load(path: Path) -> Any:
     """Read what `save` wrote. Raises `BrsweepError` for a file that is missing, damaged, or a pickle with code."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch warns of pickle protocols before it refuses the file
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise BrsweepError(f"{path}: no such checkpoint") from None
     except pickle.UnpicklingError as error:

@@ -1,0 +1,89 @@
+"""The README's promises: its commands work as written, its Python runs, its tree and links exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from brsweep.config.compose import CONF_DIR, checked, register
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text()
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", TEXT, flags=re.M | re.S)
+
+
+def commands(kind: str) -> list[list[str]]:
+    lines = [line for block in blocks(kind) for line in block.splitlines() if line.strip()]
+    return [shlex.split(line) for line in lines]
+
+
+def test_every_block_has_a_kind_that_a_test_takes():
+    kinds = re.findall(r"^```(.+)$", TEXT, flags=re.M)
+    assert set(kinds) == {"bash", "bash compose", "python", "text", "tree"}
+    assert len(commands("bash")) >= 3 and len(commands("bash compose")) >= 5
+
+
+@pytest.mark.parametrize("command", commands("bash compose"), ids=lambda c: " ".join(c[3:])[:60])
+def test_commands_that_need_a_download_compose(command, tmp_path):
+    assert command[:3] == ["python", "-m", "brsweep.train"]
+    (tmp_path / "conf").mkdir()
+    overrides = [o.replace("/path/to/my/conf", str(tmp_path / "conf")) for o in command[3:]]
+    register()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("config", overrides=overrides)
+    config = checked(cfg, overrides)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if "." in key and not key.startswith("hydra"):
+            node = config
+            for part in key.split("."):
+                node = node[part]
+            assert str(node).lower().removesuffix(".0") == value.lower()
+
+
+@pytest.mark.slow
+def test_commands_on_digits_run_as_written(tmp_path):
+    environment = os.environ | {"WANDB_MODE": "offline", "PYTHONPATH": str(ROOT)}
+    for command in commands("bash"):
+        assert command[0] == "python"
+        done = subprocess.run(
+            [sys.executable, *command[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
+        )
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    results = list((tmp_path / "runs" / "default").glob("*/result.json"))
+    assert len(results) == 3  # lambda_act = 0, 1 and 10: the first two commands are points of the third
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_the_python_runs(code):
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_tree_names_what_is_there():
+    lines = blocks("tree")[0].splitlines()
+    named = {line.split()[0] for line in lines if line.startswith("    ")}
+    there = {
+        path.name + "/" * path.is_dir()
+        for path in (ROOT / "brsweep").iterdir()
+        if path.name not in ("__init__.py", "__pycache__")
+    }
+    assert named == there
+    for line in lines:
+        assert len(line.split(maxsplit=1)) == 2 or line == "brsweep/", f"no half line for {line.strip()}"
+
+
+def test_links_and_pictures_exist():
+    links = re.findall(r"\]\(([^)#]+)\)", TEXT)
+    assert len(links) >= 3
+    for link in links:
+        assert link.startswith("https://") or (ROOT / link).exists(), link
