@@ -76,6 +76,8 @@ def _check_parts(config: Mapping[str, Any], overrides: Sequence[str]) -> None:
         node: Any = config
         for key in path.split("."):
             node = node[key]
+        if not isinstance(node, Mapping):
+            raise BrsweepError(f"{path}={node}: a part is a {targets.TARGET} and its arguments, not one value")
         if path == "logger" and node.get(targets.TARGET) is None:
             continue
         targets.check_allowed(path, node, config["allow_targets"])

@@ -16,12 +16,17 @@ def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
         return _missing(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: can't be read as key=value ({str(error).splitlines()[0]})"
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        return "a group is chosen by its option's name, group=option; a number or an empty value names none"
     if not isinstance(error, (ConfigCompositionException, OmegaConfBaseException)):
         return None
     text = f"{error}\n{error.__cause__ or ''}"
     unknown = re.search(r"Could not (?:override|delete from|append to) '([^']+)'", text)
     if unknown and ("not in" in text or "No match" in text):
         return _unknown(unknown.group(1).split("@")[0], keys)
+    unfit = re.search(r"Error merging override ([^\n]+)\n\s*([^\n]+)", text)
+    if unfit:
+        return f"{unfit.group(1).lstrip('+')}: {unfit.group(2)}"
     unknown = re.search(r"Key '([^']+)' (?:is )?not in", text)
     if unknown:
         return _unknown(getattr(error, "full_key", None) or unknown.group(1), keys)

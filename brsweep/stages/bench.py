@@ -38,7 +38,7 @@ class Bench:
     @classmethod
     def set_up(cls, config: Mapping[str, Any], source: Any) -> Bench:
         """Prepare this process (threads, determinism, kernels) and load the data."""
-        device = _device(config["device"])
+        device = find_device(config["device"])
         if config["threads"]:
             torch.set_num_threads(config["threads"])
         torch.use_deterministic_algorithms(config["deterministic"])
@@ -115,7 +115,8 @@ class Bench:
         return model.to(self.device, memory_format=layout)
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of that name. Raises `BrsweepError` where this machine has none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():

@@ -68,6 +68,9 @@ def execute(config: Mapping[str, Any]) -> dict[str, Any]:
         print(f"finished already: {run.folder.path} (force=true trains it again)")
         print(summary(stored))
         return stored
+    from brsweep.stages.preflight import check_parts
+
+    check_parts(config)
     with run.folder.locked():
         if config["force"] or _is_stale(run):
             run.folder.clear()
