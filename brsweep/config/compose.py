@@ -17,7 +17,9 @@ from brsweep.config import schema
 from brsweep.errors import BrsweepError
 
 _HERE = Path(__file__).resolve()
-CONF_DIR = next((p for p in (_HERE.parents[1] / "conf", _HERE.parents[2] / "conf") if (p / "config.yaml").is_file()), None)
+CONF_DIR = next(
+    (p for p in (_HERE.parents[1] / "conf", _HERE.parents[2] / "conf") if (p / "config.yaml").is_file()), None
+)
 """Inside the package when installed from a wheel, beside it in a checkout."""
 
 PARTS = ("model", "data", "reg", "float_optimizer", "qat_optimizer", "logger", "quant.quantizer")
@@ -50,7 +52,9 @@ def checked(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     except InterpolationResolutionError as error:
         raise BrsweepError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     if not isinstance(typed, schema.Config):
-        raise BrsweepError("the configuration is not brsweep's: its defaults list has to begin with schema/config@_here_")
+        raise BrsweepError(
+            "the configuration is not brsweep's: its defaults list has to begin with schema/config@_here_"
+        )
     _check_known(config, typed)
     _check_parts(config, overrides)
     return config

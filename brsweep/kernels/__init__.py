@@ -23,11 +23,15 @@ Implementations share this signature, one file each. `use` chooses one for the p
 
 from __future__ import annotations
 
+import functools
+import warnings
 from typing import TYPE_CHECKING
 
 from brsweep.errors import BrsweepError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from torch import Tensor
 
 ALPHA_FLOOR = 2.0**-20
@@ -47,20 +51,57 @@ _choice = "auto"
 
 def available() -> tuple[str, ...]:
     """Names that `use` takes on this machine."""
-    return ("auto", "reference")
+    return ("auto", "reference", "numba") if _numba_fault() is None else ("auto", "reference")
 
 
 def use(name: str) -> None:
-    """Choose the implementation for this process: `auto` (the fastest that fits each tensor) or one by name."""
+    """Choose the implementation for this process: `auto` (the fastest that fits each tensor) or one by name.
+
+    `numba` takes float32 and bfloat16 tensors on a CPU and refuses others; `auto` gives those to the reference.
+    """
     global _choice
-    if name not in available():
-        raise BrsweepError(f"kernels={name}: not available here; choose one of {', '.join(available())}")
+    if name not in ("auto", "reference") and name not in available():
+        fault = f" ({_numba_fault()})" if name == "numba" else ""
+        raise BrsweepError(f"kernels={name}: not available here{fault}; choose one of {', '.join(available())}")
     _choice = name
 
 
 def chosen(device_type: str) -> str:
     """The implementation that float32 tensors on `device_type` get: for logs and result files."""
-    return "reference"
+    if _choice == "auto":
+        return "numba" if device_type == "cpu" and _numba_fault() is None else "reference"
+    return _choice
+
+
+@functools.cache
+def _numba_fault() -> str | None:
+    """Why the compiled passes cannot be had, or None: found out once, by quantizing one value."""
+    try:
+        import torch
+
+        from brsweep.kernels import cpu
+
+        cpu.fake_quantize(torch.zeros(1), torch.ones(()), 0, 1, 1.0, 0, NO_SUMS, 0.0)
+    except Exception as error:  # no numba, no LLVM for this processor, versions that do not fit: the reference works
+        fault = f"{type(error).__name__}: {error}".splitlines()[0]
+        warnings.warn(f"numba cannot compile here, the slower reference is used: {fault}", RuntimeWarning, stacklevel=3)
+        return fault
+    return None
+
+
+def _implementation(values: Tensor) -> ModuleType:
+    from brsweep.kernels import reference
+
+    if _choice == "reference":
+        return reference
+    fits = values.device.type == "cpu" and str(values.dtype) in ("torch.float32", "torch.bfloat16")
+    if _choice == "numba" and not fits:
+        raise BrsweepError(f"kernels=numba: takes no {values.dtype} on {values.device}; set kernels=auto")
+    if not fits or _numba_fault() is not None:
+        return reference
+    from brsweep.kernels import cpu
+
+    return cpu
 
 
 def fake_quantize(
@@ -86,6 +127,5 @@ def fake_quantize(
     Returns the fake-quantized values and the sums, float64, shape [3, bins] or [channels, 3, bins], rows COUNT, SUM
     and SQUARES, or None. NaN in a value gives NaN in the output and in the sums of the lowest bin; it never raises.
     """
-    from brsweep.kernels import reference
-
-    return reference.fake_quantize(values, alpha, qn, qp, grad_scale, axis, sums, sums_alpha_grad)
+    implementation = _implementation(values)
+    return implementation.fake_quantize(values, alpha, qn, qp, grad_scale, axis, sums, sums_alpha_grad)

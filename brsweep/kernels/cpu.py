@@ -52,7 +52,7 @@ class FakeQuantize(torch.autograd.Function):
         grad_alpha = None
         if ctx.needs_input_grad[1]:
             slopes = torch.from_numpy(slopes if alpha.dim() else slopes.sum(keepdims=True)) * ctx.grad_scale
-            grad_alpha = slopes.view(alpha.shape) 
+            grad_alpha = slopes.view(alpha.shape)
             if grad_sums is not None and ctx.sums_alpha_grad:
                 grad_alpha = grad_alpha + reference.alpha_through_sums(ctx, sums, grad_sums)
             grad_alpha = grad_alpha.to(alpha.dtype)

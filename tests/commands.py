@@ -1,0 +1,55 @@
+"""The command, called in this process as a shell would: arguments in; exit code, standard output and error out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = (
+    "model=tiny", "data=synthetic", "logger=none", "threads=1", "device=cpu",
+    "schedule.float_epochs=1", "schedule.warmup_epochs=1", "schedule.qat_epochs=2",
+)  # fmt: skip
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def call(monkeypatch, capsys, *arguments: str) -> Answer:
+    """In this process. What a run sets for its process is put back."""
+    import torch
+    from hydra.core.global_hydra import GlobalHydra
+
+    from brsweep import kernels, train
+
+    monkeypatch.setattr(sys, "argv", ["brsweep-train", *arguments])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), kernels._choice
+    GlobalHydra.instance().clear()
+    capsys.readouterr()
+    code = 0
+    try:
+        train.main()
+    except SystemExit as end:
+        code = end.code
+    finally:
+        GlobalHydra.instance().clear()
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        kernels.use(before[2])
+    return Answer(code, *capsys.readouterr())
+
+
+def shell(folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "brsweep.train"), **env: str) -> Answer:
+    """In a process of its own, in `folder`."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    done = subprocess.run(
+        [sys.executable, *program, *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=120
+    )
+    return Answer(done.returncode, done.stdout, done.stderr)

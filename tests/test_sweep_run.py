@@ -1,0 +1,363 @@
+"""One run in its folder: begun, reused, answered, refused, mended; and what it says when training goes wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import runs
+import torch
+
+from brsweep.errors import BrsweepError
+from brsweep.stages.collapse import CollapseWatch
+from brsweep.stages.store import os_lock
+from brsweep.sweep.run import Run
+from brsweep.training.checkpoint import load
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The place of a finished run. Tests that change it work on a copy."""
+    place = tmp_path_factory.mktemp("finished")
+    runs.train(tmp_path=place)
+    return place
+
+
+@pytest.fixture
+def again(finished, tmp_path):
+    """A copy of the finished run's place, and the run's folder in it."""
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy", next((tmp_path / "copy/default").iterdir())
+
+
+def log(folder: Path) -> str:
+    return (folder / "console.log").read_text()
+
+
+# --- stages that runs share ------------------------------------------------------------------------------------------
+
+
+def test_another_lambda_trains_the_last_stage_alone(again, tmp_path, finished):
+    place, first = again
+    other = ("reg.lambda_weight=3",)
+    shared, alone = runs.train(*other, tmp_path=place), runs.train(*other, tmp_path=tmp_path / "alone")
+    assert shared["name"] == alone["name"] != first.name
+    records = runs.lines(runs.folder(shared) / "metrics.jsonl")
+    assert [(r["stage"], r["shared"]) for r in records] == [
+        ("float", True), ("float", True), ("warmup", True), ("warmup", True), ("br", False), ("br", False),
+    ]  # fmt: skip
+    line = "reused from the store: float (2 epochs), warmup (2 epochs); trained by default/"
+    assert line + first.name in log(runs.folder(shared)) and "reused" not in log(runs.folder(alone))
+    mine, others = runs.outcome(runs.folder(shared)), runs.outcome(runs.folder(alone))
+    for record in (*mine["metrics.jsonl"], *others["metrics.jsonl"]):
+        del record["shared"]
+    assert mine == others
+    before = runs.outcome(first)
+    assert mine["metrics.jsonl"][-1] != before["metrics.jsonl"][-1]
+    assert before == runs.outcome(next((finished / "default").iterdir()))  # the first run's folder is as it was
+
+
+def test_a_damaged_stage_is_trained_again(again, tmp_path):
+    place, first = again
+    stages = json.loads((first / "result.json").read_text())["stages"]
+    state = place / "store" / stages["warmup"] / "state.pt"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    with pytest.warns(UserWarning, match=f"{stages['warmup']}: damaged .*trained again"):
+        result = runs.train("reg.lambda_weight=3", tmp_path=place)
+    records = runs.lines(runs.folder(result) / "metrics.jsonl")
+    assert [r["shared"] for r in records] == [True, True, False, False, False, False]
+    alone = runs.train("reg.lambda_weight=3", tmp_path=tmp_path / "alone")
+    for name in ("last.pt", "best.pt", "layers.jsonl", "result"):
+        assert runs.outcome(runs.folder(result))[name] == runs.outcome(runs.folder(alone))[name]
+
+
+# --- a finished run --------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_answers_without_torch(again):
+    place, folder = again
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from pathlib import Path; import runs\n"
+        "from brsweep.sweep.run import execute\n"
+        f"execute(runs.config(tmp_path=Path({str(place)!r})))\n"
+        "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("finished already: ") and "last epoch" in done.stdout
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+
+
+def test_a_finished_run_keeps_weights_alone(finished):
+    folder = next((finished / "default").iterdir())
+    assert {file.name for file in (folder / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    assert set(load(folder / "checkpoints/last.pt")) == set(load(folder / "checkpoints/best.pt")) == {"model"}
+    assert not list(finished.rglob("*.part*"))
+
+
+def test_force_trains_again(again):
+    place, folder = again
+    before, number = runs.outcome(folder), (folder / "run_id").read_text() if (folder / "run_id").exists() else None
+    (folder / "result.json").write_text((folder / "result.json").read_text().replace("0.", "0.9"))
+    result = runs.train("force=true", tmp_path=place)
+    assert runs.folder(result) == folder and "Epoch 4/4 [BR]" in log(folder)
+    after = runs.outcome(folder)
+    assert [r.pop("shared") for r in after["metrics.jsonl"]] == [r.pop("shared") for r in before["metrics.jsonl"]]
+    assert after == before and number is None
+
+
+@pytest.fixture
+def stale(again):
+    """A place whose finished run says that it was trained by other code."""
+    place, folder = again
+    result = json.loads((folder / "result.json").read_text())
+    result["code"], result["test_accuracy"] = "another", 0.125
+    (folder / "result.json").write_text(json.dumps(result))
+    return place, folder
+
+
+def test_a_stale_run_stops_or_is_kept(stale):
+    place, _ = stale
+    with pytest.raises(BrsweepError, match=r"finished under other training code \(another, .*stale=keep.*stale=retrain"):
+        runs.train(tmp_path=place)
+    assert runs.train("stale=keep", tmp_path=place)["test_accuracy"] == 0.125
+
+
+def test_a_stale_run_is_trained_again(stale, finished):
+    place, folder = stale
+    result = runs.train("stale=retrain", tmp_path=place)
+    assert result["code"] != "another" and result["test_accuracy"] != 0.125
+    assert runs.outcome(folder)["last.pt"] == runs.outcome(next((finished / "default").iterdir()))["last.pt"]
+    assert runs.train(tmp_path=place) == json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.parametrize("content", ["", '{"status": "fin', "[]", "{}", "\x00\xff"])
+def test_a_damaged_result_is_trained_again(again, content):
+    place, folder = again
+    before = runs.outcome(folder)
+    (folder / "result.json").write_text(content, encoding="latin-1")
+    runs.train(tmp_path=place)
+    assert runs.outcome(folder) == before
+
+
+# --- a run that was interrupted --------------------------------------------------------------------------------------
+
+
+def interrupt(monkeypatch, place: Path, epochs: int) -> Path:
+    """Ctrl-C when `epochs` epochs are complete."""
+    from brsweep.sweep.reporter import RunReporter
+
+    complete, calls = RunReporter.epoch, []
+
+    def epoch(*args):
+        complete(*args)
+        calls.append(args)
+        if len(calls) == epochs:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunReporter, "epoch", epoch)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(tmp_path=place)
+    return next((place / "default").iterdir())
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+@pytest.mark.parametrize("damage", [cut, Path.unlink, lambda path: path.write_bytes(b"\xff{]\n" * 5)])
+def test_records_mend_themselves(damage, tmp_path, monkeypatch, finished):
+    folder = interrupt(monkeypatch, tmp_path, 5)
+    assert "interrupted: the same command goes on" in log(folder) and not (folder / "result.json").exists()
+    damage(folder / "metrics.jsonl")
+    damage(folder / "layers.jsonl")
+    runs.train(tmp_path=tmp_path)
+    assert runs.outcome(folder) == runs.outcome(next((finished / "default").iterdir()))
+
+
+def test_a_damaged_checkpoint_begins_the_stage_anew(tmp_path, monkeypatch, finished):
+    folder = interrupt(monkeypatch, tmp_path, 5)
+    cut(folder / "checkpoints/checkpoint.pt")
+    runs.train(tmp_path=tmp_path)
+    assert "br begins anew" in log(folder)
+    assert runs.outcome(folder) == runs.outcome(next((finished / "default").iterdir()))
+
+
+# --- refused in one line ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_in_training_elsewhere(tmp_path):
+    run = Run.of(runs.config(tmp_path=tmp_path))
+    with os_lock(run.folder.path / ".lock"), pytest.raises(BrsweepError) as raised:
+        runs.train(tmp_path=tmp_path)
+    assert str(raised.value) == f"{run.folder.path}: another process trains this run; wait for it or stop it"
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BrsweepError, match="can't be written.*choose another folder") as raised:
+        runs.train(tmp_path=tmp_path / "file" / "runs")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_place(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(BrsweepError, match=r"can't be written \(Permission denied\)"):
+            runs.train(tmp_path=tmp_path)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+# --- training that goes wrong ----------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_is_one_line_and_exit_1(tmp_path):
+    command = [sys.executable, "-m", "brsweep.train", *runs.BASE, f"output_dir={tmp_path}", "float_optimizer.lr=1e9"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the loss is not a number since step ")
+    assert "of epoch 1/2 in stage float" in line and "lower the learning rate" in line
+
+
+@pytest.mark.parametrize(("stage", "good"), [("float", 1), ("br", 3)])
+def test_the_last_good_checkpoint_is_kept(stage, good, tmp_path, monkeypatch, finished):
+    """The learning rate explodes in the stage's second epoch; at its own value the same command goes on from the first."""
+    from brsweep.training import loop
+
+    whole, seen = loop.lr_factor, []
+
+    def exploding(step, *rest):
+        seen.append(step)
+        return 1e30 if len(seen) > (runs.STEPS if stage == "float" else 5 * runs.STEPS) else whole(step, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "lr_factor", exploding)
+        with pytest.raises(BrsweepError, match=rf"not a number since step \d of epoch {good + 1}/\d in stage {stage}; first"):
+            runs.train(tmp_path=tmp_path)
+    (folder,) = (tmp_path / "default").iterdir()
+    (checkpoint,) = tmp_path.rglob("checkpoint.pt")
+    state = load(checkpoint)
+    assert (state["stage"], state["done"]) == (stage, good)
+    assert all(bool(value.isfinite().all()) for value in state["model"].values())
+    assert "warning: stopped: the loss is not a number" in log(folder)
+    runs.train(tmp_path=tmp_path)
+    assert runs.outcome(folder) == runs.outcome(next((finished / "default").iterdir()))
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.warned: list[str] = []
+
+    def warn(self, line: str) -> None:
+        self.warned.append(line)
+
+
+def record(accuracy: float, epoch: int, stage: str = "br", **more) -> dict:
+    base = {"stage": stage, "epoch": epoch, "epochs": 10, "val_accuracy": accuracy, "train_accuracy": 0.9}
+    return base | {"task_loss": 2.3} | more
+
+
+PENALTIES = {"lambda_weight": 1.0, "trained_penalty_weight": 0.5, "lambda_act": 100.0, "trained_penalty_act": 0.25}
+
+
+def test_a_collapse_is_said_once_with_its_cause_and_remedies():
+    reporter, state = Lines(), {"history": [record(0.3, 1, "float"), record(0.8, 4, "warmup")], "collapse": None}
+    watch = CollapseWatch(state, reporter)
+    for epoch, accuracy in enumerate((0.6, 0.4, 0.399, 0.2, 0.7), 5):
+        watch.look(record(accuracy, epoch, **PENALTIES))
+        assert len(reporter.warned) == (epoch >= 7)
+    assert state["collapse"] == {"epoch": 7, "accuracy": 0.399, "reference": 0.8}
+    assert reporter.warned == [
+        "collapse: accuracy 39.9% after epoch 7/10, 80.0% before this stage; lambda x penalty of the act part is 25 "
+        "against a task loss of 2.3; remedies: a lower reg.lambda_act, reg.ramp.act=cosine, reg.saturated.act=ignore, "
+        "a lower qat_optimizer.lr"
+    ]
+
+
+def test_a_collapse_without_a_penalty_or_a_validation_split():
+    reporter = Lines()
+    state = {"history": [record(None, 4, "warmup", train_accuracy=0.8)], "collapse": None}
+    CollapseWatch(state, reporter).look(record(None, 5, train_accuracy=0.3))
+    assert reporter.warned[0].endswith("no penalty is at work, so lower qat_optimizer.lr")
+    CollapseWatch(state, reporter).look(record(None, 6, train_accuracy=0.3))  # as after a restart
+    assert len(reporter.warned) == 1
+
+
+def test_a_run_that_collapses_says_so_once_and_goes_on(tmp_path):
+    """Seed 4's warm-up ends near 90 %; activations pulled by a lambda of 3e4 lose it."""
+    strong = ("seed=4", "regularizer=br_paper", "reg.lambda_act=3e4", "schedule.qat_epochs=5")
+    result = runs.train(*strong, tmp_path=tmp_path)
+    warned = [line for line in log(runs.folder(result)).splitlines() if line.startswith("warning: collapse")]
+    assert len(warned) == 1 and "lower reg.lambda_act" in warned[0]
+    assert result["collapse"]["accuracy"] < 0.5 * result["collapse"]["reference"] and result["status"] == "finished"
+
+
+# --- options of a run ------------------------------------------------------------------------------------------------
+
+
+def test_a_pretrained_file_replaces_the_float_stage(again, tmp_path):
+    place, first = again
+    one = json.loads((first / "result.json").read_text())
+    state = load(place / "store" / one["stages"]["float"] / "state.pt")["model"]
+    torch.save(state, tmp_path / "a.pt")
+    shutil.copy(tmp_path / "a.pt", tmp_path / "b.pt")
+    result = runs.train(f"pretrained={tmp_path}/a.pt", tmp_path=tmp_path / "new")
+    assert result["name"] != one["name"] and result["float_test_accuracy"] == one["float_test_accuracy"]
+    stages = [r["stage"] for r in runs.lines(runs.folder(result) / "metrics.jsonl")]
+    assert stages == ["warmup", "warmup", "br", "br"]
+    assert runs.outcome(runs.folder(result))["last.pt"] == runs.outcome(first)["last.pt"]
+    config = runs.config(f"pretrained={tmp_path}/b.pt", tmp_path=tmp_path / "new")
+    assert Run.of(config).name == result["name"]
+
+
+def test_reestimated_norms_are_recorded_apart(again):
+    place, first = again
+    one = json.loads((first / "result.json").read_text())
+    result = runs.train("reestimate_bn_batches=3", tmp_path=place)
+    assert one["reestimated"] is None and set(result["reestimated"]) == {"test_accuracy", "test_accuracy_last"}
+    assert result["stages"] == one["stages"] and result["name"] != one["name"]
+    for key in ("test_accuracy", "test_accuracy_last", "val_accuracy"):
+        assert result[key] == one[key]
+    assert runs.outcome(runs.folder(result))["last.pt"] == runs.outcome(first)["last.pt"]
+
+
+def test_without_a_validation_split_the_last_epoch_counts(tmp_path):
+    result = runs.train("data.val_fraction=0", "seed=3", tmp_path=tmp_path)
+    assert result["val_accuracy"] is None and result["best_epoch"] == 4
+    assert result["test_accuracy"] == result["test_accuracy_last"]
+    weights = runs.outcome(runs.folder(result))
+    assert weights["best.pt"] == weights["last.pt"]
+    assert "validation" not in log(runs.folder(result)).splitlines()[-2]
+
+
+def test_the_best_epoch_is_the_best_by_validation_in_the_last_stage(tmp_path):
+    result = runs.train("seed=4", tmp_path=tmp_path)
+    records = [r for r in runs.lines(runs.folder(result) / "metrics.jsonl") if r["stage"] == "br"]
+    best = max(records, key=lambda r: r["val_accuracy"])  # the first of equals
+    assert (result["best_epoch"], result["val_accuracy"]) == (best["epoch"], best["val_accuracy"])
+    assert result["test_accuracy"] == best["test_accuracy"]
+    assert result["test_accuracy_last"] == records[-1]["test_accuracy"]
+
+
+def test_bf16(tmp_path):
+    result = runs.train("precision=bf16", "seed=4", tmp_path=tmp_path)
+    losses = [r["train_loss"] for r in runs.lines(runs.folder(result) / "metrics.jsonl")]
+    assert all(math.isfinite(loss) for loss in losses) and losses[-1] < losses[0]
+    weights = load(runs.folder(result) / "checkpoints/last.pt")["model"]
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}
