@@ -61,7 +61,12 @@ def build(where: str, node: Mapping[str, Any], *args: Any, **given: Any) -> Any:
     factory = locate(where, node[TARGET])
     arguments = {key: value for key, value in node.items() if key != TARGET} | given
     check_arguments(where, node[TARGET], factory, args, arguments)
-    return factory(*args, **arguments)
+    try:
+        return factory(*args, **arguments)
+    except BrsweepError:
+        raise
+    except (TypeError, ValueError) as error:  # a value that the part can't take
+        raise BrsweepError(f"{where}: {node[TARGET]}: {' '.join(str(error).split())}") from None
 
 
 def check_arguments(where: str, target: str, factory: Callable[..., Any], args: tuple, arguments: Mapping) -> None:

@@ -149,7 +149,9 @@ class Config:
         if self.gradient_clip is not None and self.gradient_clip <= 0:
             raise BrsweepError(f"gradient_clip={self.gradient_clip}: a positive norm, or null for none")
         _part("data.val_fraction", self.data.get("val_fraction"))
-        _at_least("data.batch_size", self.data.get("batch_size"), 1)
+        for name, low in (("batch_size", 1), ("crop_padding", 0), ("split_seed", 0)):
+            _whole(f"data.{name}", self.data.get(name), low)
+        _choice("data.flip", self.data.get("flip"), (True, False))
         for which in ("float_optimizer", "qat_optimizer"):
             for rate in ("lr", "weight_decay", "alpha_lr", "alpha_weight_decay", "norm_weight_decay"):
                 _at_least(f"{which}.{rate}", getattr(self, which).get(rate), 0)
@@ -176,6 +178,11 @@ def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 def _at_least(name: str, value: Any, low: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float("inf"):
         raise BrsweepError(f"{name}={value}: a number, {low} or more")
+
+
+def _whole(name: str, value: Any, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise BrsweepError(f"{name}={value}: a whole number, {low} or more")
 
 
 def _part(name: str, value: Any) -> None:

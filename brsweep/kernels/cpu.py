@@ -1,7 +1,8 @@
 """The fast implementation for CPUs: numba's compiled passes under the reference's autograd Function.
 
-Takes float32 and bfloat16 and agrees with the reference but for the order of sums. Tensors are read in the order of
-storage, so contiguous and channels_last need no copy; others are copied.
+Takes float32 and bfloat16, and gives the reference's codes and outputs; only sums are added up in another order. The
+same bits for any number of threads. Tensors are read in the order of storage, so contiguous and channels_last need no
+copy; tensors with gaps, and channels that do not lie one after the other, are copied.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ DTYPES = {torch.float32: "float32", torch.bfloat16: "uint16"}
 
 MOST_ROWS = 64
 SHORTEST_ROW = 16 * BLOCK
+"""A tensor with one step size is cut into rows: enough of them for every thread, none too short to be worth a call."""
 
 
 def fake_quantize(values, alpha, qn, qp, grad_scale, axis, sums, sums_alpha_grad):
@@ -59,7 +61,10 @@ class FakeQuantize(torch.autograd.Function):
         return grad_values if ctx.needs_input_grad[0] else None, grad_alpha, *(None,) * 6
 
 
-def _backward(ctx, values, alpha, grad_quantized, grad_sums):
+def _backward(ctx, values, alpha, grad_quantized, grad_sums) -> tuple[Tensor, np.ndarray]:
+    """Gradient of the values, and each row's share of the step size's. Both fall out of one pass, which waits for
+    memory: leaving either out, for a frozen alpha say, saves no time.
+    """
     values, grad_values = _laid_out(values, alpha, ctx.axis)
     if grad_quantized is None:
         grad_quantized = torch.zeros_like(values)
@@ -90,6 +95,8 @@ def _tables(grad_sums: Tensor, bins: int) -> tuple[int, np.ndarray, np.ndarray]:
 
 def _laid_out(values: Tensor, alpha: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """The values without gaps and, per channel, one channel after the other; and an empty tensor laid out alike."""
+    if alpha.dim() and alpha.shape != values.shape[axis : axis + 1 or None]:
+        raise ValueError(f"alpha of shape {list(alpha.shape)} for axis {axis} of values {list(values.shape)}")
     like = torch.empty_like(values)
     if alpha.dim() and like.stride(axis) * alpha.numel() != like.numel():
         like = torch.empty_like(like.movedim(axis, 0), memory_format=torch.contiguous_format).movedim(0, axis)

@@ -5,6 +5,7 @@ A misspelt argument of the second optimizer would otherwise stop a run after its
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,10 @@ def check_parts(config: Mapping[str, Any]) -> None:
     """Raise `BrsweepError` unless every target exists and takes its arguments, and device and kernels are there."""
     find_device(config["device"])
     kernels.use(config["kernels"])
-    _check("model", config["model"], num_classes=2)
+    factory = targets.locate("model", config["model"][targets.TARGET])
+    offered = {"in_channels": 3, "image_size": (32, 32)}  # of the data, where the factory's signature names them
+    taken = {key: value for key, value in offered.items() if key in inspect.signature(factory).parameters}
+    _check("model", config["model"], num_classes=2, **taken)
     _check("reg", config["reg"])
     for which in ("float_optimizer", "qat_optimizer"):
         _check(which, {k: v for k, v in config[which].items() if k not in GROUP_OPTIONS}, [], lr=1.0)
