@@ -107,7 +107,7 @@ def draw(groups: dict[str, list[dict]], path: Path) -> None:
             axes[row, column].spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("alpha / alpha at the warm-up's end")
     axes[1, 0].set_ylabel("L_BR (eq. 5, every value)")
-    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False, fontsize=8)
     figure.savefig(path, dpi=130)
 
 

@@ -90,7 +90,9 @@ def kill_at(place: str, call: int, after: bool, *overrides: str, tmp_path: Path)
     """Train in a process that is killed, as by `kill -9`, at the `call`-th call of `place` (module:name), before it
     begins or after it ends. The process is forked from one that has torch loaded, and nothing computed."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "brsweep.sweep.run", "brsweep.stages.run", "brsweep.config.compose"])
+    context.set_forkserver_preload(
+        ["torch._dynamo", "brsweep.sweep.run", "brsweep.stages.run", "brsweep.config.compose"]
+    )
     process = context.Process(target=_train_and_die, args=(place, call, after, overrides, tmp_path))
     process.start()
     process.join(120)

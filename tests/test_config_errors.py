@@ -57,7 +57,7 @@ REFUSED = [
     ("seed=[1", "seed=[1: can't be read as key=value"),
     ("seed=-1", "seed=-1: a number, 0 or more"),
     ("data.val_fraction=1", "data.val_fraction=1: a share of the training images"),
-    ("data.batch_size=0", "data.batch_size=0: a number, 1 or more"),
+    ("data.batch_size=0", "data.batch_size=0: a whole number, 1 or more"),
     ("qat_optimizer.lr=-1", "qat_optimizer.lr=-1: a number, 0 or more"),
     ("sweep_name=../x", "sweep_name=../x: a folder name inside output_dir"),
     ("sweep_name=/x", "sweep_name=/x: a folder name inside output_dir"),

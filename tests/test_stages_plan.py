@@ -197,7 +197,11 @@ def test_one_with_an_effect_does(fields):
 
 def test_no_lambda_is_the_regularizer_none(tmp_path):
     one = runs.config("regularizer=none", tmp_path=tmp_path)
-    for typed in (["regularizer=br"], ["regularizer=br_paper"], ["reg.backprop_to_alpha=true", "reg.variance=unbiased"]):
+    for typed in (
+        ["regularizer=br"],
+        ["regularizer=br_paper"],
+        ["reg.backprop_to_alpha=true", "reg.variance=unbiased"],
+    ):
         other = runs.config(*typed, "reg.lambda_weight=0", "reg.lambda_act=0", tmp_path=tmp_path)
         assert identity(one, DATA) == identity(other, DATA)
 
@@ -246,7 +250,9 @@ def test_prose_and_layout_do_not_count(package):
     before = digest_of_the_copy()
     path = package / "training" / "step.py"
     text = path.read_text()
-    text = text.replace('"""Forward, backward', '"""Something else').replace("    loss = task_loss\n", "\n    loss = (  # why\n        task_loss\n    )\n")
+    text = text.replace('"""Forward, backward', '"""Something else').replace(
+        "    loss = task_loss\n", "\n    loss = (  # why\n        task_loss\n    )\n"
+    )
     path.write_text('"""Another head."""\n# and a comment\n' + text.partition('"""\n')[2])
     assert path.read_text() != text and digest_of_the_copy() == before
 

@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 import runs
 
-STEP, SAVE, PUBLISH = "brsweep.training.loop:train_step", "brsweep.stages.run:save", "brsweep.stages.store:Store.publish"
+STEP, SAVE, PUBLISH = (
+    "brsweep.training.loop:train_step",
+    "brsweep.stages.run:save",
+    "brsweep.stages.store:Store.publish",
+)
 RECORD, RESULT = "brsweep.sweep.reporter:RunReporter.epoch", "brsweep.sweep.folder:RunFolder.write_result"
 REPLACE = "brsweep.training.checkpoint:os.replace"
 
@@ -72,5 +76,3 @@ def test_the_command_goes_on_after_sigkill(tmp_path, undisturbed):
     assert "goes on after epoch" in done.stdout
     folder = next(tmp_path.glob("default/*"))
     assert runs.outcome(folder) == undisturbed
-
-

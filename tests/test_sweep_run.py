@@ -130,7 +130,9 @@ def stale(again):
 
 def test_a_stale_run_stops_or_is_kept(stale):
     place, _ = stale
-    with pytest.raises(BrsweepError, match=r"finished under other training code \(another, .*stale=keep.*stale=retrain"):
+    with pytest.raises(
+        BrsweepError, match=r"finished under other training code \(another, .*stale=keep.*stale=retrain"
+    ):
         runs.train(tmp_path=place)
     assert runs.train("stale=keep", tmp_path=place)["test_accuracy"] == 0.125
 
@@ -248,7 +250,9 @@ def test_the_last_good_checkpoint_is_kept(stage, good, tmp_path, monkeypatch, fi
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "lr_factor", exploding)
-        with pytest.raises(BrsweepError, match=rf"not a number since step \d of epoch {good + 1}/\d in stage {stage}; first"):
+        with pytest.raises(
+            BrsweepError, match=rf"not a number since step \d of epoch {good + 1}/\d in stage {stage}; first"
+        ):
             runs.train(tmp_path=tmp_path)
     (folder,) = (tmp_path / "default").iterdir()
     (checkpoint,) = tmp_path.rglob("checkpoint.pt")
@@ -300,8 +304,8 @@ def test_a_collapse_without_a_penalty_or_a_validation_split():
 
 
 def test_a_run_that_collapses_says_so_once_and_goes_on(tmp_path):
-    """Seed 4's warm-up ends near 90 %; activations pulled by a lambda of 3e4 lose it."""
-    strong = ("seed=4", "regularizer=br_paper", "reg.lambda_act=3e4", "schedule.qat_epochs=5")
+    """Seed 4's warm-up ends near 90 %. Without a clip of the gradient, such a lambda and rate take it to chance."""
+    strong = ("seed=4", "regularizer=br_paper", "gradient_clip=null", "reg.lambda_act=1e3", "qat_optimizer.lr=0.3")
     result = runs.train(*strong, tmp_path=tmp_path)
     warned = [line for line in log(runs.folder(result)).splitlines() if line.startswith("warning: collapse")]
     assert len(warned) == 1 and "lower reg.lambda_act" in warned[0]
@@ -357,7 +361,7 @@ def test_the_best_epoch_is_the_best_by_validation_in_the_last_stage(tmp_path):
 
 def test_bf16(tmp_path):
     result = runs.train("precision=bf16", "seed=4", tmp_path=tmp_path)
-    losses = [r["train_loss"] for r in runs.lines(runs.folder(result) / "metrics.jsonl")]
+    losses = [r["task_loss"] for r in runs.lines(runs.folder(result) / "metrics.jsonl")]
     assert all(math.isfinite(loss) for loss in losses) and losses[-1] < losses[0]
     weights = load(runs.folder(result) / "checkpoints/last.pt")["model"]
     assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}

@@ -1,10 +1,10 @@
 """Who moves alpha: freeze_alpha x backprop_to_alpha, by gradient and over real steps.
 
-    freeze  backprop   CE -> alpha   BR -> alpha
-    no      no         yes           no
-    yes     no         no            no
-    no      yes        yes           yes
-    yes     yes        no            no           freezing wins, and says so
+freeze  backprop   CE -> alpha   BR -> alpha
+no      no         yes           no
+yes     no         no            no
+no      yes        yes           yes
+yes     yes        no            no           freezing wins, and says so
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from references import SmallNet, code_of
 
+from brsweep import kernels
 from brsweep.quant import calibrate, quantize_model
 from brsweep.regularizers import ActivationHookManager, BinRegularization, BinRegularizer
 from brsweep.stages.plan import identity, plan
@@ -27,6 +28,17 @@ OPTIONS = {
     "momentum": 0.9,
 }  # fmt: skip
 WARMUP, STEPS, LAMBDAS = 4, 6, {"weight": 2.0, "act": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def plain_computing():
+    """The reference kernel, whose alpha gradient has the same bits with and without sums; and one thread."""
+    before = torch.get_num_threads(), kernels._choice
+    torch.set_num_threads(1)
+    kernels.use("reference")
+    yield
+    torch.set_num_threads(before[0])
+    kernels.use(before[1])
 
 
 def batches():
@@ -71,17 +83,14 @@ def trained(freeze: bool, backprop: bool, factory=torch.optim.SGD, per_channel=F
     return path, {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-def gradients(backprop: bool | None, scale="raw", per_channel=False):
-    """The gradient of every alpha in one step's loss: of CE alone (None), or with BR."""
+def gradients(backprop: bool | None, scale="raw", per_channel=False, kinds=("weight", "act")):
+    """The gradient of every alpha in one step's loss: of CE alone (None), or with BR on `kinds`."""
     model, sites = quantized_net(per_channel)
     images, labels = next(batches())
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
-    regularizer = None
-    if backprop is not None:
-        regularizer = BinRegularization(
-            LAMBDAS["weight"], LAMBDAS["act"], backprop_to_alpha=backprop, alpha_grad_scale=scale
-        )
-    learner = Learner(model, optimizer, sites, regularizer)
+    strengths = [LAMBDAS[kind] if kind in kinds else 0.0 for kind in ("weight", "act")]
+    regularizer = BinRegularization(*strengths, backprop_to_alpha=bool(backprop), alpha_grad_scale=scale)
+    learner = Learner(model, optimizer, sites, None if backprop is None else regularizer)
     train_step(learner, images, labels, LAMBDAS, Totals(torch.device("cpu")), 0)
     return {site.name: site.quantizer.alpha.grad.clone() for site in sites}, model, sites
 
@@ -90,38 +99,47 @@ def gradients(backprop: bool | None, scale="raw", per_channel=False):
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
-def test_detached_br_leaves_the_gradient_of_ce_bit_for_bit(per_channel):
+def test_detached_br_of_weights_leaves_the_gradient_of_ce_bit_for_bit(per_channel):
     alone, _, sites = gradients(None, per_channel=per_channel)
-    with_br, _, _ = gradients(False, per_channel=per_channel)
+    with_br, _, _ = gradients(False, per_channel=per_channel, kinds=("weight",))
     assert all(torch.equal(alone[name], with_br[name]) for name in alone)
     assert all(alone[site.name].abs().sum() > 0 for site in sites)  # CE reaches every one
+
+
+def test_detached_br_of_activations_reaches_only_alphas_before_them():
+    """What a site receives depends on the step sizes before it, so its penalty does; on its own one, and on those
+    behind it, it does not."""
+    alone, _, sites = gradients(None)
+    with_br, _, _ = gradients(False, kinds=("act",))
+    same = {name for name in alone if torch.equal(alone[name], with_br[name])}
+    order = [site.name for site in sites]
+    assert order == ["conv1", "relu1", "conv2", "relu2", "conv3", "relu3", "fc"]
+    assert same == set(order[order.index("relu2") :])  # relu2 is the last low one
 
 
 @pytest.mark.parametrize("scale", ["raw", "lsq"])
 def test_br_adds_its_own_gradient_where_it_is_let_through(scale):
     """d/da sum_k S2_k/n_k = sum_k -2 k S1_k/n_k, from a loop over the values; times LSQ's g where asked."""
-    alone, model, sites = gradients(None)
+    detached, model, sites = gradients(False, scale)
     with_br, _, _ = gradients(True, scale)
-    with ActivationHookManager(quantized_net()[0]) as hooks:
-        hooked = next(iter(hooks._quantizers))  # a name, so that the loop below can't pass over an empty set
-    assert hooked in alone
-    values = {site.name: model.get_submodule(site.name).weight.detach() for site in sites if site.kind == "weight"}
+    with ActivationHookManager(model) as hooks:
+        model(next(batches())[0])
+        values = {name: v.detach() for name, v in hooks.get_pre_quant_activations().items()}
+    values |= {s.name: model.get_submodule(s.name).weight.detach() for s in sites if s.kind == "weight"}
     for site in sites:
-        added = (with_br[site.name] - alone[site.name]).item()
+        added = (with_br[site.name] - detached[site.name]).item()
         if not site.low:
             assert added == 0.0
-        elif site.kind == "act":
-            assert added != 0.0
-        else:
-            grid, alpha = site.grid, site.quantizer.alpha.item()
-            bins = {k: [] for k in range(grid.qn, grid.qp + 1)}
-            for v in values[site.name].double().flatten().tolist():
-                k = code_of(v, alpha, grid.qn, grid.qp)
-                bins[k].append(v - k * alpha)
-            gradient = LAMBDAS["weight"] * sum(-2 * k * sum(r) / len(r) for k, r in bins.items() if r)
-            gradient *= 1.0 if scale == "raw" else site.quantizer.grad_scale(values[site.name])
-            # a difference of two float32 gradients
-            assert added == pytest.approx(gradient, rel=1e-4, abs=1e-6 * abs(alone[site.name].item()))
+            continue
+        grid, alpha = site.grid, site.quantizer.alpha.item()
+        bins = {k: [] for k in range(grid.qn, grid.qp + 1)}
+        for v in values[site.name].double().flatten().tolist():
+            k = code_of(v, alpha, grid.qn, grid.qp)
+            bins[k].append(v - k * alpha)
+        gradient = LAMBDAS[site.kind] * sum(-2 * k * sum(r) / len(r) for k, r in bins.items() if r)
+        gradient *= 1.0 if scale == "raw" else site.quantizer.grad_scale(values[site.name])
+        # a difference of two float32 gradients
+        assert added == pytest.approx(gradient, rel=1e-4, abs=1e-6 * abs(with_br[site.name].item()) + 1e-9)
 
 
 # --- over steps ------------------------------------------------------------------------------------------------------
@@ -167,11 +185,10 @@ def by_hand() -> list[dict[str, torch.Tensor]]:
 def test_free_and_detached_is_the_path_of_a_loss_on_detached_alphas():
     path, _ = trained(False, False)
     moving, _ = trained(False, True)
-    for mine, other, moved in zip(path, by_hand(), moving, strict=True):
+    for mine, other in zip(path, by_hand(), strict=True):
         for name in mine:
             # float32 sums in another order, over ten steps; the path with BR on alpha lies far outside
             torch.testing.assert_close(mine[name], other[name], rtol=1e-4, atol=1e-6)
-        del moved
     last = moving[-1]
     low = ("conv2", "conv3", "relu1", "relu2")
     assert all(abs(last[name] - path[-1][name]) > 1e-3 * abs(path[-1][name]) for name in low)

@@ -31,6 +31,15 @@ from brsweep.training.step import Learner
 OPTIONS = {"lr": 0.1, "weight_decay": 5e-4, "alpha_lr": 0.02, "alpha_weight_decay": 0.0, "norm_weight_decay": 0.0}
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors this small only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def images():
     torch.manual_seed(0)
@@ -353,9 +362,7 @@ def loops(values, alpha, grid, near=0.01) -> SimpleNamespace:
     n = values.numel()
     return SimpleNamespace(
         br_mean=math.fsum(m * m for m in means),
-        br_variance=math.fsum(
-            math.fsum((x - m) ** 2 for x in r) / len(r) for r, m in zip(filled, means, strict=True)
-        ),
+        br_variance=math.fsum(math.fsum((x - m) ** 2 for x in r) / len(r) for r, m in zip(filled, means, strict=True)),
         occupancy=[len(r) / n for r in residuals.values()],
         near=close / n,
         clip_low=low / n,

@@ -53,11 +53,13 @@ class FakeQuantize(torch.autograd.Function):
         grad_values, slopes = _backward(ctx, values.detach(), alpha.detach(), grad_quantized, grad_sums)
         grad_alpha = None
         if ctx.needs_input_grad[1]:
-            slopes = torch.from_numpy(slopes if alpha.dim() else slopes.sum(keepdims=True)) * ctx.grad_scale
-            grad_alpha = slopes.view(alpha.shape)
+            if grad_quantized is not None:
+                slopes = torch.from_numpy(slopes if alpha.dim() else slopes.sum(keepdims=True)) * ctx.grad_scale
+                grad_alpha = slopes.view(alpha.shape)
             if grad_sums is not None and ctx.sums_alpha_grad:
-                grad_alpha = grad_alpha + reference.alpha_through_sums(ctx, sums, grad_sums)
-            grad_alpha = grad_alpha.to(alpha.dtype)
+                through = reference.alpha_through_sums(ctx, sums, grad_sums)
+                grad_alpha = through if grad_alpha is None else grad_alpha + through
+            grad_alpha = None if grad_alpha is None else grad_alpha.to(alpha.dtype)
         return grad_values if ctx.needs_input_grad[0] else None, grad_alpha, *(None,) * 6
 
 

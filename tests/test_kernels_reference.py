@@ -1,0 +1,252 @@
+"""Every implementation that runs on a CPU, held against plain loops in double precision."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_loops import Case, fast, random_case, slow
+
+from brsweep import kernels
+from brsweep.errors import BrsweepError
+from brsweep.kernels import ALL_VALUES, ALPHA_FLOOR, COUNT, INSIDE_VALUES, NO_SUMS, SQUARES, SUM, fake_quantize
+
+ROUNDING = 2.0**-24
+"""Relative error of one float32 operation; BFLOAT of one rounding to bfloat16."""
+BFLOAT = 2.0**-8
+
+GRIDS = [(bits, signed) for bits in range(1, 9) for signed in (True, False)]
+IMPLEMENTATIONS = [("reference", torch.float64), ("reference", torch.float32), ("numba", torch.float32)]
+
+
+@pytest.fixture(params=IMPLEMENTATIONS, ids=lambda pair: f"{pair[0]}-{str(pair[1])[6:]}")
+def dtype(request):
+    """Chooses an implementation and gives a type that it takes."""
+    before = kernels._choice
+    kernels.use(request.param[0])
+    yield request.param[1]
+    kernels.use(before)
+
+
+def agree(case: Case) -> None:
+    """fast(case) is slow(case), but for the roundings that the values' own type brings."""
+    quick, plain = fast(case), slow(case)
+    one = {torch.float64: 2.0**-52, torch.float32: ROUNDING, torch.bfloat16: BFLOAT}[case.values.dtype]
+    inner = one if case.values.dtype != torch.bfloat16 else ROUNDING
+    largest = np.abs(case.values.double().numpy()).max(initial=1.0)
+    close(quick.quantized, plain.quantized, one)  # one product
+    if plain.sums is None:
+        assert quick.sums is None
+    else:
+        assert np.array_equal(quick.sums[..., COUNT, :], plain.sums[..., COUNT, :])
+        # a residual is rounded once, then up to 1,024 are added in float32: roundings grow as the root of their number
+        most = plain.sums[..., COUNT, :].max(initial=1.0)
+        close(quick.sums[..., SUM, :], plain.sums[..., SUM, :], 0, 32 * inner * largest * math.sqrt(most))
+        close(quick.sums[..., SQUARES, :], plain.sums[..., SQUARES, :], 32 * inner, 1e-300)
+    # gradient + linear + 2 r square: three roundings of terms that may cancel, then one to the type of the result
+    terms = np.abs(plain.grad_values) + 4 * largest * (1 if case.grad_sums is None else case.grad_sums.abs().max().item())
+    close(quick.grad_values, plain.grad_values, one, 4 * inner * terms.max(initial=1.0))
+    # steps carry one rounding, which code - steps keeps whole; up to 1,024 terms are added in float32
+    steps = largest / max(ALPHA_FLOOR, case.alpha.min().item())
+    scale = abs(case.grad_scale) * steps * math.sqrt(max(1, case.values.numel()))
+    through = abs(case.sums_alpha_grad) * 0 if plain.sums is None else np.abs(plain.sums).max(initial=0.0) * (case.qp - case.qn)
+    close(quick.grad_alpha, plain.grad_alpha, 2 * ROUNDING, 32 * inner * (scale + through))
+
+
+def close(got: np.ndarray, wanted: np.ndarray, relative: float, absolute: float = 0.0) -> None:
+    np.testing.assert_allclose(got, wanted, rtol=2 * relative, atol=absolute, equal_nan=True)
+
+
+@pytest.mark.parametrize("sums", [NO_SUMS, ALL_VALUES, INSIDE_VALUES])
+@pytest.mark.parametrize(("bits", "signed"), GRIDS)
+def test_one_step_size(dtype, bits, signed, sums):
+    for linear in (True, False):
+        agree(random_case(bits, (3, 217), bits, signed, dtype=dtype, sums=sums, linear=linear))
+
+
+@pytest.mark.parametrize("sums", [NO_SUMS, ALL_VALUES, INSIDE_VALUES])
+@pytest.mark.parametrize(("bits", "signed"), [(1, False), (2, True), (3, False), (8, True)])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_one_step_size_per_channel(dtype, axis, bits, signed, sums):
+    agree(random_case(axis, (4, 5, 3, 7), bits, signed, dtype=dtype, sums=sums, axis=axis, per_channel=True))
+
+
+def test_a_grid_that_is_no_power_of_two(dtype):
+    for qn, qp in ((-1, 1), (-3, 2), (0, 20), (0, 0)):
+        drawn = random_case(0, (300,), 8, False, dtype=dtype, sums=INSIDE_VALUES)
+        grad_sums = drawn.grad_sums[:, : qp - qn + 1]
+        agree(dataclasses.replace(drawn, qn=qn, qp=qp, grad_sums=grad_sums, alpha=drawn.alpha * 40))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 0), (63,), (64,), (1025,)])
+@pytest.mark.parametrize("bits", [2, 8])
+def test_sizes(dtype, shape, bits):
+    for sums in (NO_SUMS, ALL_VALUES):
+        agree(random_case(1, shape, bits, True, dtype=dtype, sums=sums))
+        if len(shape) == 2:
+            agree(random_case(1, shape, bits, True, dtype=dtype, sums=sums, per_channel=True))
+
+
+def test_only_one_of_the_gradients(dtype):
+    for bits, per_channel in itertools.product((2, 6), (True, False)):
+        case = random_case(2, (6, 50), bits, True, dtype=dtype, sums=ALL_VALUES, per_channel=per_channel)
+        agree(dataclasses.replace(case, grad_quantized=None))
+        agree(dataclasses.replace(case, grad_sums=None))
+
+
+def test_sums_keep_apart_from_alpha_unless_asked(dtype):
+    case = random_case(3, (200,), 2, True, dtype=dtype, sums=ALL_VALUES)
+    alone = dataclasses.replace(case, grad_quantized=None, sums_alpha_grad=0.0)
+    values = alone.values.clone().requires_grad_()
+    alpha = alone.alpha.clone().requires_grad_()
+    _, sums = fake_quantize(values, alpha, case.qn, case.qp, grad_scale=1.0, sums=ALL_VALUES)
+    sums.backward(case.grad_sums)
+    assert alpha.grad is None or not alpha.grad.any()
+
+
+def test_values_and_ties_at_the_edges(dtype):
+    """alpha a power of two: every quotient is exact, so every answer is."""
+    for alpha in (0.25, 1.0, 2.0):
+        steps = [-0.3, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 2.7, 3.0, 3.3]
+        codes = [0.0, 0.0, 0.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0]
+        passes = [0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
+        slopes = [0.0, 0.0, -0.5, 0.0, 0.5, 0.0, -0.5, 0.3, 3.0, 3.0]
+        counted = {ALL_VALUES: [3, 1, 3, 3], INSIDE_VALUES: [2, 1, 3, 2]}
+        for step, code, passing, slope in zip(steps, codes, passes, slopes, strict=True):
+            values = torch.tensor(step * alpha, dtype=dtype, requires_grad=True)
+            size = torch.tensor(alpha, dtype=dtype, requires_grad=True)
+            quantized, _ = fake_quantize(values, size, 0, 3, grad_scale=1.0)
+            quantized.backward()
+            assert quantized.item() == code * alpha and values.grad.item() == passing
+            assert size.grad.item() == pytest.approx(slope, abs=1e-6)  # 2.7 and 3.3 are no float32
+        everything = torch.tensor(steps, dtype=dtype) * alpha
+        for sums, counts in counted.items():
+            _, table = fake_quantize(everything, torch.tensor(alpha), 0, 3, grad_scale=1.0, sums=sums)
+            assert table[COUNT].tolist() == counts
+
+
+def test_division_is_correctly_rounded(dtype):
+    """Quotients next to a tie: a reciprocal, or division in a wider type, sends some of them to the other code."""
+    draw = torch.Generator().manual_seed(0)
+    alpha = torch.rand(400, 1, generator=draw, dtype=dtype) + 0.01
+    ties = torch.arange(64, dtype=dtype) + 0.5
+    near = alpha * ties
+    near = torch.cat([near, near.nextafter(torch.tensor(0.0, dtype=dtype)), near.nextafter(torch.tensor(99.0, dtype=dtype))], 1)
+    quantized, sums = fake_quantize(near, alpha.view(-1), 0, 63, grad_scale=1.0, sums=ALL_VALUES)
+    codes = np.rint(np.clip(near.numpy() / alpha.numpy(), 0, 63))
+    assert np.array_equal(quantized.numpy(), codes * alpha.numpy())
+    for counts, row in zip(sums[:, COUNT], codes, strict=True):
+        assert np.array_equal(counts.numpy(), np.bincount(row.astype(int), minlength=64))
+
+
+@pytest.mark.parametrize("width", [1e-4, 1e-6])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_sums_of_sharp_bins(dtype, bits, width):
+    """Values within `width` alpha of their levels: what raw sums of squares lose.
+
+    The aim is 1e-5; a residual is exact here, so roundings of squares and of block sums remain, about 1e-7.
+    """
+    draw, qp = torch.Generator().manual_seed(bits), 2**bits - 1
+    alpha = torch.tensor(0.1234567)
+    codes = torch.randint(0, qp + 1, (50_000,), generator=draw).double()
+    noise = torch.randn(codes.shape, generator=draw, dtype=torch.float64)
+    values = ((codes + width * noise) * alpha.double()).to(dtype)
+    residuals = values.double() - codes * alpha.double()
+    _, sums = fake_quantize(values, alpha.to(dtype), 0, qp, grad_scale=1.0, sums=ALL_VALUES)
+    for k in range(qp + 1):
+        square = residuals[codes == k].square().sum()
+        assert sums[SQUARES, k].item() == pytest.approx(square.item(), rel=2e-7)
+    assert torch.equal(sums[COUNT], torch.bincount(codes.long(), minlength=qp + 1).double())
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite(dtype, bits, value):
+    for sums, per_channel in itertools.product((ALL_VALUES, INSIDE_VALUES), (True, False)):
+        case = random_case(4, (3, 40), bits, True, dtype=dtype, sums=sums, per_channel=per_channel)
+        case.values[1, 7] = value
+        quick, plain = fast(case), slow(case)
+        for got, wanted in zip(dataclasses.astuple(quick), dataclasses.astuple(plain), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
+        if math.isnan(value):
+            channel = quick.sums[1] if per_channel else quick.sums
+            assert np.isnan(channel[[SUM, SQUARES], 0]).all() and not np.isnan(channel[:, 1:]).any()
+
+
+def test_a_step_size_below_the_floor_is_the_floor(dtype):
+    """Zero and negative alphas quantize as the floor does, and their gradient still leads back up."""
+    case = random_case(5, (60,), 3, True, dtype=dtype, sums=ALL_VALUES)
+    case = dataclasses.replace(case, values=case.values * ALPHA_FLOOR)
+    floor = fast(dataclasses.replace(case, alpha=torch.full_like(case.alpha, ALPHA_FLOOR)))
+    for alpha in (0.0, -1.0, ALPHA_FLOOR / 2):
+        below = fast(dataclasses.replace(case, alpha=torch.full_like(case.alpha, alpha)))
+        for got, wanted in zip(dataclasses.astuple(below), dataclasses.astuple(floor), strict=True):
+            assert np.array_equal(got, wanted)
+    undefined = fake_quantize(case.values, torch.full_like(case.alpha, math.nan), -4, 3, grad_scale=1.0)[0]
+    assert undefined.isnan().all()
+
+
+def test_frozen_inputs_get_no_gradient(dtype):
+    case = random_case(6, (90,), 2, True, dtype=dtype, sums=ALL_VALUES)
+    for frozen in ("alpha", "values"):
+        values = case.values.clone().requires_grad_(frozen != "values")
+        alpha = case.alpha.clone().requires_grad_(frozen != "alpha")
+        outputs = fake_quantize(values, alpha, -2, 1, grad_scale=case.grad_scale, sums=ALL_VALUES, sums_alpha_grad=0.7)
+        torch.autograd.backward(outputs, (case.grad_quantized, case.grad_sums))
+        whole = fast(case)
+        if frozen == "alpha":
+            assert alpha.grad is None and np.array_equal(values.grad.double().numpy(), whole.grad_values)
+        else:
+            assert values.grad is None and alpha.grad.item() == whole.grad_alpha
+
+
+def test_forward_leaves_its_inputs_alone(dtype):
+    case = random_case(7, (70,), 4, True, dtype=dtype, sums=ALL_VALUES)
+    values, alpha = case.values.clone(), case.alpha.clone()
+    fast(case)
+    assert torch.equal(values, case.values) and torch.equal(alpha, case.alpha)
+
+
+def test_a_number_of_step_sizes_that_does_not_fit_the_axis_is_refused(dtype):
+    with pytest.raises((ValueError, RuntimeError)):
+        fake_quantize(torch.zeros(4, 6, dtype=dtype), torch.ones(6, dtype=dtype), 0, 3, grad_scale=1.0, axis=0)
+
+
+grids = st.sampled_from(GRIDS)
+steps = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40)
+drawn = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[])
+
+
+@pytest.mark.parametrize("name", ["reference", "numba"])
+@given(grid=grids, values=steps, exponent=st.integers(-19, 10))
+@drawn
+def test_properties_with_a_step_size_that_is_a_power_of_two(name, grid, values, exponent):
+    """Levels are fixed points, quantizing twice is quantizing once, inside no value moves by more than half a step."""
+    bits, signed = grid
+    qn, qp = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    alpha = torch.tensor(2.0**exponent)
+    values = torch.tensor(values, dtype=torch.float32)
+    before = kernels._choice
+    kernels.use(name)
+    try:
+        levels = torch.arange(qn, qp + 1) * alpha
+        assert torch.equal(fake_quantize(levels, alpha, qn, qp, grad_scale=1.0)[0], levels)
+        once, sums = fake_quantize(values, alpha, qn, qp, grad_scale=1.0, sums=ALL_VALUES)
+        twice, none = fake_quantize(once, alpha, qn, qp, grad_scale=1.0, sums=ALL_VALUES)
+    finally:
+        kernels.use(before)
+    inside = (values / alpha >= qn) & (values / alpha <= qp)
+    assert torch.equal(once, twice) and not none[SUM:].any()
+    assert ((once - values).abs()[inside] <= alpha / 2).all()
+    assert sums[COUNT].sum() == len(values) and set(once.tolist()) <= set(levels.tolist())
+
+
+def test_an_unknown_implementation_is_refused():
+    with pytest.raises(BrsweepError, match="fpga.*choose one of auto, reference, numba"):
+        kernels.use("fpga")
