@@ -91,7 +91,9 @@ def fast(case: Case) -> Answer:
     grad_values, grad_alpha = torch.autograd.grad(outputs, (values, alpha), upstream, allow_unused=True)
     assert grad_values.dtype == values.dtype and grad_alpha.dtype == alpha.dtype
     assert grad_values.shape == values.shape and grad_alpha.shape == alpha.shape
-    return Answer(*[None if t is None else t.detach().double().numpy() for t in (quantized, sums, grad_values, grad_alpha)])
+    return Answer(
+        *[None if t is None else t.detach().double().numpy() for t in (quantized, sums, grad_values, grad_alpha)]
+    )
 
 
 def random_case(seed: int, shape: tuple, bits: int, signed: bool, *, dtype=torch.float32, **choices) -> Case:

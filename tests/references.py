@@ -52,11 +52,6 @@ def bin_penalty_loop(
     return total
 
 
-def moves(parameter: nn.Parameter) -> bool:
-    """Whether the backward pass gave the parameter a gradient other than zero."""
-    return parameter.grad is not None and bool(parameter.grad.count_nonzero())
-
-
 class SmallNet(nn.Module):
     """[B, 3, 8, 8] -> [B, 5]: three convolutions with batch norm and a linear layer; a ReLU module per place."""
 

@@ -143,9 +143,9 @@ def test_a_lock_dies_with_its_process(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BrsweepError, match="can't be written.*choose another folder") as raised:
-        with Store(tmp_path / "file" / "store").lock("abc"):
-            pass
+    store = Store(tmp_path / "file" / "store")
+    with pytest.raises(BrsweepError, match=r"can't be written.*choose another folder") as raised, store.lock("abc"):
+        pass
     assert "\n" not in str(raised.value)
 
 

@@ -210,7 +210,7 @@ def test_a_run_in_training_elsewhere(tmp_path):
 
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BrsweepError, match="can't be written.*choose another folder") as raised:
+    with pytest.raises(BrsweepError, match=r"can't be written.*choose another folder") as raised:
         runs.train(tmp_path=tmp_path / "file" / "runs")
     assert "\n" not in str(raised.value)
 
@@ -239,7 +239,7 @@ def test_a_loss_that_is_no_number_is_one_line_and_exit_1(tmp_path):
 
 @pytest.mark.parametrize(("stage", "good"), [("float", 1), ("br", 3)])
 def test_the_last_good_checkpoint_is_kept(stage, good, tmp_path, monkeypatch, finished):
-    """The learning rate explodes in the stage's second epoch; at its own value the same command goes on from the first."""
+    """The learning rate explodes in the stage's second epoch; without that the command goes on from the first."""
     from brsweep.training import loop
 
     whole, seen = loop.lr_factor, []

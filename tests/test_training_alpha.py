@@ -208,7 +208,7 @@ def test_frozen_wins_over_backprop_bit_for_bit():
 
 
 def test_a_frozen_run_and_its_contradiction(tmp_path):
-    """Frozen: step sizes of the last stage are those that the warm-up left. With backprop too: the same run, one line."""
+    """Frozen: the last stage's step sizes are those that the warm-up left. With backprop: the same run, one line."""
     frozen, both = ("schedule.freeze_alpha=true",), ("schedule.freeze_alpha=true", "reg.backprop_to_alpha=true")
     with_decay = ("qat_optimizer.alpha_weight_decay=0.01",)
     one = runs.train(*frozen, *with_decay, tmp_path=tmp_path / "one")

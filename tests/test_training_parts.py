@@ -423,7 +423,7 @@ def test_pull_over_decay_is_the_ratio_of_the_gradients(images, per_channel):
     weight = model.conv2.weight.detach().clone().requires_grad_()
     penalty = BinRegularizer(2, signed=True).compute_bin_loss(weight, model.conv2.weight_quantizer.alpha.detach())
     (pull,) = torch.autograd.grad(3.0 * penalty, weight)
-    assert ratios["conv2"] == pytest.approx(float(pull.norm() / (1e-4 * weight.norm())), rel=1e-5)
+    assert ratios["conv2"] == pytest.approx((pull.norm() / (1e-4 * weight.norm())).item(), rel=1e-5)
     assert ratios["relu1"] is None
 
 

@@ -121,7 +121,7 @@ def gradients_and_bins_block(grad, x, out, bins, residuals, step, qn, qp, low, h
         inside = (steps > qn) & (steps < qp)
         out[i] = grad[i] if inside else ZERO
         total += grad[i] * (code - steps if inside else code)
-        residuals[i] = fma(-code, step, value)
+        residuals[i] = ZERO if (steps < low) | (steps > high) else fma(-code, step, value)  # infinity times 0 is NaN
         bins[i] = _bin(code, steps, qn, qp, low, high)
     return total
 

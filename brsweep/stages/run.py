@@ -68,9 +68,10 @@ def run_stages(
         with store.lock(stage.signature, lambda s=stage: reporter.say(f"{s.name}: another run trains it; waiting")):
             path = store.find(stage.signature)
             if path is None:
-                state = _train(_prepare(bench, stage, state, store.partial(stage.signature), reporter), bench, run_name, reporter)
-                save(store.partial(stage.signature) / STATE, state)
-                (store.partial(stage.signature) / CHECKPOINT).unlink(missing_ok=True)
+                partial = store.partial(stage.signature)
+                state = _train(_prepare(bench, stage, state, partial, reporter), bench, run_name, reporter)
+                save(partial / STATE, state)
+                (partial / CHECKPOINT).unlink(missing_ok=True)
                 store.publish(stage.signature, {"stage": stage.name, "trained_by": run_name, "spec": stage.spec})
             else:
                 state = load(path)

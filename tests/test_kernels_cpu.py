@@ -1,0 +1,297 @@
+"""The compiled CPU implementation: layouts, bfloat16, threads, forks, its cache, and when it is chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from kernel_loops import fast, random_case
+from test_kernels_reference import agree
+
+from brsweep import kernels
+from brsweep.errors import BrsweepError
+from brsweep.kernels import ALL_VALUES, COUNT, INSIDE_VALUES, NO_SUMS, cpu, cpu_passes, cpu_threads, fake_quantize
+
+LARGE = (3, 41, 1500)  # 184,500 values: rows of 16,384 and a rest, more than are walked serially
+
+
+@pytest.fixture(autouse=True)
+def numba():
+    before, threads = kernels._choice, torch.get_num_threads()
+    kernels.use("numba")
+    yield
+    kernels.use(before)
+    torch.set_num_threads(threads)
+
+
+def same_bits(one, other) -> None:
+    for a, b in zip(dataclasses.astuple(one), dataclasses.astuple(other), strict=True):
+        assert a is b is None or a.tobytes() == b.tobytes()
+
+
+def by_reference(case):
+    kernels.use("reference")
+    try:
+        return fast(case)
+    finally:
+        kernels.use("numba")
+
+
+@pytest.mark.parametrize("sums", [NO_SUMS, ALL_VALUES, INSIDE_VALUES])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 8])
+def test_large_tensors_agree_with_the_reference(bits, sums):
+    for per_channel in (False, True):
+        case = random_case(bits, LARGE, bits, True, sums=sums, per_channel=per_channel, linear=bits % 2 == 0)
+        quick, plain = fast(case), by_reference(case)
+        assert np.array_equal(quick.quantized, plain.quantized)
+        # float32 roundings of single values, and of sums of up to 1,024 of them, that double precision adds up
+        np.testing.assert_allclose(quick.grad_values, plain.grad_values, rtol=1e-6, atol=1e-5)
+        np.testing.assert_allclose(quick.grad_alpha, plain.grad_alpha, rtol=1e-5, atol=1e-2)
+        if sums != NO_SUMS:
+            assert np.array_equal(quick.sums[..., COUNT, :], plain.sums[..., COUNT, :])
+            np.testing.assert_allclose(quick.sums, plain.sums, rtol=2e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_bfloat16_in_and_out(bits):
+    for sums, per_channel in ((NO_SUMS, False), (ALL_VALUES, False), (INSIDE_VALUES, True)):
+        case = random_case(bits, (3, 700), bits, True, dtype=torch.bfloat16, sums=sums, per_channel=per_channel)
+        agree(case)
+        assert np.array_equal(fast(case).quantized, by_reference(case).quantized)
+
+
+def test_bfloat16_rounds_to_the_nearest_and_ties_to_even():
+    """Levels k * (1 + 2^-7 + 2^-9 ...) that fall on, below and above the middle of two bfloat16 numbers."""
+    values = torch.arange(-128, 128).to(torch.bfloat16)
+    for alpha in (1.0, 1 + 2.0**-7, 1 + 2.0**-8, 1 + 2.0**-9, 1.2345, 3e37):
+        scaled = (values.float() * alpha).to(torch.bfloat16)
+        scaled[3] = float("nan")
+        quantized, _ = fake_quantize(scaled, torch.tensor(alpha), -128, 127, grad_scale=1.0)
+        wide, _ = fake_quantize(scaled.float(), torch.tensor(alpha), -128, 127, grad_scale=1.0)
+        assert torch.equal(quantized.nan_to_num(), wide.to(torch.bfloat16).nan_to_num())
+        assert quantized[3].isnan()
+
+
+def layouts(values):
+    """The same values in other orders of storage, with gaps, and repeated."""
+    yield values.contiguous(memory_format=torch.channels_last)
+    yield values.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0)
+    yield torch.stack([values, values], -1)[..., 0]
+    yield torch.cat([values, values], 2)[:, :, : values.shape[2]]
+    yield values[:, :1].expand(values.shape)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, 3])
+def test_layouts(axis):
+    """Each value's own answer does not depend on where it is stored; sums are added up in another order."""
+    case = random_case(0, (8, 16, 9, 33), 3, True, sums=ALL_VALUES, axis=axis or 0, per_channel=axis is not None)
+    for values in layouts(case.values):
+        for upstream in (case.grad_quantized, *layouts(case.grad_quantized)):
+            moved = dataclasses.replace(case, values=values, grad_quantized=upstream)
+            packed = dataclasses.replace(case, values=values.contiguous(), grad_quantized=upstream.contiguous())
+            got, wanted = fast(moved), fast(packed)
+            assert np.array_equal(got.quantized, wanted.quantized)
+            assert np.array_equal(got.grad_values, wanted.grad_values)
+            np.testing.assert_allclose(got.sums, wanted.sums, rtol=1e-6, atol=1e-4)
+            np.testing.assert_allclose(got.grad_alpha, wanted.grad_alpha, rtol=1e-5, atol=1e-3)
+
+
+def test_dense_layouts_are_not_copied_and_keep_their_strides():
+    values = torch.randn(8, 16, 9, 33)
+    one, many = torch.ones(()), torch.ones(8)
+    for alpha in (one, many):
+        for kept in (values, values.contiguous(memory_format=torch.channels_last)):
+            walked, _ = cpu._laid_out(kept, alpha, 0)
+            assert walked.data_ptr() == kept.data_ptr()
+            assert fake_quantize(kept, alpha, -2, 1, grad_scale=1.0)[0].stride() == kept.stride()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_number_of_threads_changes_no_bit(bits, dtype):
+    for per_channel in (False, True):
+        case = random_case(bits, LARGE, bits, True, dtype=dtype, sums=ALL_VALUES, per_channel=per_channel)
+        torch.set_num_threads(1)
+        alone = fast(case)
+        for threads in (2, 3, 7, 2, 1):  # changed in the middle, and more than there are processors
+            torch.set_num_threads(threads)
+            same_bits(fast(case), alone)
+
+
+def test_several_callers_at_once():
+    cases = [random_case(i, LARGE, 2 + i % 3, True, sums=ALL_VALUES) for i in range(6)]
+    wanted = [fast(case) for case in cases]
+    torch.set_num_threads(2)
+    with ThreadPoolExecutor(6) as callers:
+        for answer, alone in zip(callers.map(fast, cases * 4), wanted * 4, strict=True):
+            same_bits(answer, alone)
+
+
+def test_an_error_in_another_thread_is_raised():
+    def fails_beyond(border, first, last):
+        if last > border:
+            raise ArithmeticError(f"rows {first} to {last}")
+
+    torch.set_num_threads(2)
+    cpu_threads.walk(fails_beyond, 10, 10**6, 10)
+    with pytest.raises(ArithmeticError, match="rows 5 to 10"):
+        cpu_threads.walk(fails_beyond, 10, 10**6, 5)
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_forked_child_has_threads_of_its_own():
+    """The parent's threads do not live on in the child; waiting for one of them would never end."""
+    torch.set_num_threads(2)
+    case = random_case(1, LARGE, 2, True, sums=ALL_VALUES)
+    wanted = fast(case)
+    end, start = multiprocessing.Pipe(duplex=False)
+    pid = os.fork()
+    if pid == 0:
+        start.send_bytes(fast(case).sums.tobytes())
+        os._exit(0)
+    assert end.poll(60) and end.recv_bytes() == wanted.sums.tobytes()
+    assert os.waitpid(pid, 0)[1] == 0
+    with multiprocessing.get_context("fork").Pool(2) as children:
+        for answer in children.map_async(fast, [case] * 4).get(timeout=60):
+            same_bits(answer, wanted)
+    same_bits(fast(case), wanted)
+
+
+def test_gradients_of_gradients_are_refused():
+    values = torch.randn(10, requires_grad=True)
+    quantized, _ = fake_quantize(values, torch.ones(()), -2, 1, grad_scale=1.0)
+    (grad,) = torch.autograd.grad(quantized.square().sum(), values, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_who_gets_the_compiled_passes():
+    wide, alpha = torch.zeros(3, dtype=torch.float64), torch.ones(())
+    for values in (wide, wide.half(), torch.zeros(3, device="meta")):
+        with pytest.raises(BrsweepError, match=r"kernels=numba: takes no torch.* set kernels=auto"):
+            fake_quantize(values, alpha, 0, 3, grad_scale=1.0)
+    assert kernels.chosen("cpu") == "numba"
+    kernels.use("auto")
+    assert kernels.chosen("cpu") == "numba" and kernels.chosen("cuda") == "reference"
+    for values in (wide, wide.half()):
+        assert fake_quantize(values, alpha, 0, 3, grad_scale=1.0)[0].dtype == values.dtype
+    for dtype, room in ((torch.float32, cpu), (torch.bfloat16, cpu), (torch.float64, None), (torch.float16, None)):
+        found = fake_quantize(torch.zeros(3, dtype=dtype, requires_grad=True), alpha, 0, 3, grad_scale=1.0)[0].grad_fn
+        assert isinstance(found, cpu.FakeQuantize._backward_cls) == (room is cpu)
+
+
+def test_without_numba_the_reference_serves(monkeypatch):
+    monkeypatch.setitem(sys.modules, "brsweep.kernels.cpu", None)
+    monkeypatch.delattr(kernels, "cpu")
+    kernels.use("auto")
+    kernels._numba_fault.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="the slower reference is used"):
+            assert kernels.chosen("cpu") == "reference"
+        assert kernels.available() == ("auto", "reference")
+        assert fake_quantize(torch.tensor([0.7]), torch.ones(()), 0, 3, grad_scale=1.0)[0].item() == 1.0
+        with pytest.raises(BrsweepError, match=r"kernels=numba: not available here \(.*\); choose one of"):
+            kernels.use("numba")
+    finally:
+        kernels._numba_fault.cache_clear()
+
+
+SCRIPT = """
+import torch
+from brsweep.kernels import fake_quantize, use
+use("numba")
+values = torch.linspace(-2, 2, 50_000).requires_grad_()
+quantized, sums = fake_quantize(values, torch.tensor(0.5), -2, 1, grad_scale=1.0, sums="all")
+torch.autograd.backward((quantized, sums), (quantized.detach(), sums.detach()))
+print(values.grad.double().sum().item(), sums.sum().item())
+"""
+
+
+def begin(package: Path, **environment: str) -> subprocess.Popen:
+    """A process of its own that imports the package found in `package`, with no cache but what it is told of."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+    nowhere = {"HOME": "/dev/null/home", "XDG_CACHE_HOME": "/dev/null/cache", "PYTHONPATH": str(package)}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", SCRIPT],
+        env={**kept, **nowhere, "PYTHONDONTWRITEBYTECODE": "1", **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=package,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> str:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out
+
+
+def printed_here(capsys) -> str:
+    exec(SCRIPT, {})
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package in which nothing can be written beside the kernels' sources."""
+    source = Path(kernels.__file__).parent
+    copy = tmp_path / "package" / "brsweep"
+    shutil.copytree(source, copy / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(source.parent / "errors.py", copy)
+    (copy / "__init__.py").touch()
+    (copy / "kernels" / "__pycache__").touch()  # a file of this name: holds against root too
+    return copy.parent
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.nbc"))
+
+
+def test_where_nothing_can_be_written_but_temporary_files(package, tmp_path, capsys):
+    """The cache goes to a folder of the user's own; a folder there that others could write to is not trusted."""
+    wanted = printed_here(capsys)
+    first, second = tmp_path / "first", tmp_path / "second"
+    name = f"brsweep-kernels-{os.getuid()}"
+    first.mkdir()
+    (second / name).mkdir(parents=True)
+    (second / name).chmod(0o777)
+    private, shared = begin(package, TMPDIR=str(first)), begin(package, TMPDIR=str(second))
+    assert finish(private) == wanted and finish(shared) == wanted
+    assert len(entries(first)) == 3 and (first / name).stat().st_mode & 0o777 == 0o700
+    assert entries(second) == []
+    entries(first)[0].write_bytes(b"damaged")
+    assert finish(begin(package, TMPDIR=str(first))) == wanted
+
+
+def test_processes_that_compile_at_once_share_a_cache(package, tmp_path, capsys):
+    wanted, cache = printed_here(capsys), tmp_path / "cache"
+    together = [begin(package, NUMBA_CACHE_DIR=str(cache)) for _ in range(3)]
+    assert [finish(process) for process in together] == [wanted] * 3
+    written = {path: path.stat().st_mtime_ns for path in entries(cache)}
+    assert len(written) == 3
+    assert finish(begin(package, NUMBA_CACHE_DIR=str(cache))) == wanted
+    assert {path: path.stat().st_mtime_ns for path in entries(cache)} == written  # read, not compiled again
+
+
+def test_each_source_has_its_own_entries_in_the_cache(monkeypatch, tmp_path):
+    """numba looks at the file that it compiles, not at those that this file calls."""
+    changed = tmp_path / "cpu_blocks.py"
+    changed.write_text(Path(cpu_passes.blocks.__file__).read_text() + "\n")
+    before = cpu_passes._digest()
+    monkeypatch.setattr(cpu_passes.blocks, "__file__", str(changed))
+    assert cpu_passes._digest.__wrapped__() != before == cpu_passes._digest()
+    assert before in cpu_passes.quantize("float32").py_func.__qualname__
+
+
+def test_warnings_are_not_raised_by_a_plain_call():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fast(random_case(0, (100,), 2, True, sums=ALL_VALUES))
