@@ -365,3 +365,50 @@ def test_bf16(tmp_path):
     assert all(math.isfinite(loss) for loss in losses) and losses[-1] < losses[0]
     weights = load(runs.folder(result) / "checkpoints/last.pt")["model"]
     assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}
+
+
+# --- what a stage hands on -------------------------------------------------------------------------------------------
+
+
+def test_the_last_stage_begins_with_the_warm_ups_momentum(tmp_path, monkeypatch):
+    from brsweep.stages import run as stages
+
+    fit, begun = stages.fit, {}
+
+    def looking(learner, tables, span, *rest, **options):
+        state = learner.optimizer.state_dict()["state"]
+        begun[span.name] = {i: s["momentum_buffer"].clone() for i, s in state.items()}
+        return fit(learner, tables, span, *rest, **options)
+
+    monkeypatch.setattr(stages, "fit", looking)
+    result = runs.train(tmp_path=tmp_path)
+    carried = load(tmp_path / "store" / result["stages"]["warmup"] / "state.pt")["optimizer"]["state"]
+    assert begun["float"] == begun["warmup"] == {} and len(begun["br"]) == len(carried) > 0
+    assert all(torch.equal(begun["br"][i], carried[i]["momentum_buffer"]) for i in carried)
+
+
+def test_the_order_of_an_epoch_is_its_own(tmp_path, monkeypatch):
+    from brsweep.data.table import ImageTable
+    from brsweep.training.schedule import seed_of
+
+    augmented, seeds = ImageTable.augmented, []
+
+    def looking(self, batch_size, seed):
+        seeds.append(seed)
+        return augmented(self, batch_size, seed)
+
+    monkeypatch.setattr(ImageTable, "augmented", looking)
+    runs.train(tmp_path=tmp_path)
+    names = [("float", 0), ("float", 1), ("calibrate",), ("warmup", 0), ("warmup", 1), ("br", 2), ("br", 3)]
+    assert seeds == [seed_of(42, *name) for name in names]
+
+
+def test_of_equal_epochs_the_first_is_the_best(tmp_path):
+    from types import SimpleNamespace
+
+    from brsweep.stages.run import _keep_best
+
+    learner, state = SimpleNamespace(model=torch.nn.Linear(1, 1)), {"best": None}
+    for epoch, accuracy in enumerate((0.5, 0.7, 0.7, 0.6)):
+        _keep_best(state, {"epoch": epoch, "val_accuracy": accuracy, "test_accuracy": 0.1}, learner, tmp_path)
+    assert state["best"]["epoch"] == 1
