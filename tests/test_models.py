@@ -91,15 +91,20 @@ def test_channels_last_stays_through_the_network():
 
 
 @pytest.mark.parametrize("factory", [resnet20, resnet18])
-def test_zero_init_makes_each_block_its_shortcut(factory):
-    model = factory(10).train()
+def test_gamma_zero_makes_each_block_its_shortcut(factory):
+    model = factory(10, residual_gamma=0.0).train()
     seen = []
     for block in (m for m in model.modules() if isinstance(m, BasicBlock)):
         block.register_forward_hook(lambda m, args, out: seen.append(torch.equal(out, m.shortcut(args[0]).relu())))
     model(torch.randn(4, 3, 32, 32))
     assert len(seen) in (8, 9) and all(seen)
-    plain = factory(10, zero_init_residual=False)
-    assert all((m.norm2.weight == 1).all() for m in plain.modules() if isinstance(m, BasicBlock))
+
+
+@pytest.mark.parametrize("gamma", [0.25, 1.0])
+def test_gamma_is_where_the_last_batch_norm_of_each_block_starts(gamma):
+    blocks = [m for m in resnet20(10, residual_gamma=gamma).modules() if isinstance(m, BasicBlock)]
+    assert len(blocks) == 9
+    assert all((block.norm1.weight == 1).all() and (block.norm2.weight == gamma).all() for block in blocks)
 
 
 @pytest.mark.parametrize("factory", [resnet18, vgg_small])
@@ -114,19 +119,19 @@ def test_convolutions_start_with_kaiming_fan_out(factory):
             assert abs(weight.mean().item()) < 5 * expected / math.sqrt(weight.numel())
 
 
-def test_zero_init_keeps_the_sums_below_a_clip_at_one():
+def test_a_small_gamma_keeps_the_sums_below_a_clip_at_one():
     """After every ReLU a clip at 1, beyond which there is no gradient: each block that adds to the sum pushes more of
-    it there. The share of values that still have a gradient at the last site is what zero_init_residual is for."""
+    it there. The share of values that still have a gradient at the last site is what residual_gamma is for."""
     share = {}
-    for zero in (True, False):
+    for gamma in (0.25, 1.0):
         torch.manual_seed(0)
-        model = resnet20(10, zero_init_residual=zero)
+        model = resnet20(10, residual_gamma=gamma)
         for name, module in list(model.named_modules()):
             if isinstance(module, nn.ReLU):
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, nn.Hardtanh(0, 1))
         model.stages[-1][-1].relu2.register_forward_hook(
-            lambda m, args, out, zero=zero: share.update({zero: (args[0] < 1).float().mean().item()})
+            lambda m, args, out, gamma=gamma: share.update({gamma: (args[0] < 1).float().mean().item()})
         )
         model(torch.randn(32, 3, 32, 32))
-    assert share[True] > share[False] + 0.2
+    assert share[0.25] > share[1.0] + 0.2

@@ -16,4 +16,4 @@ def tiny(num_classes: int, in_channels: int = 3, width: int = 8) -> nn.Module:
     Takes float [batch, in_channels, H, W], returns logits [batch, num_classes].
     """
     stem_alone, one_block = (width, 0, 1), (2 * width, 1, 2)
-    return ResNet([stem_alone, one_block], PaddingShortcut, num_classes, in_channels, zero_init_residual=True)
+    return ResNet([stem_alone, one_block], PaddingShortcut, num_classes, in_channels, residual_gamma=0.25)

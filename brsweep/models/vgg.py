@@ -40,7 +40,7 @@ class VggSmall(nn.Module):
         self.features = nn.Sequential(*layers)
         shrunk = 2 ** len(WIDTHS)
         self.fc = nn.Linear(in_channels * (height // shrunk) * (width // shrunk), num_classes)
-        initialize(self, zero_init_residual=False)
+        initialize(self)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.fc(self.features(images).flatten(1))
