@@ -21,7 +21,8 @@ def check_allowed(where: str, node: Mapping[str, Any], allowed: Iterable[str] = 
     """Raise `BrsweepError` unless the node's target lies in an allowed package. Imports nothing."""
     target = node.get(TARGET)
     if not isinstance(target, str) or "." not in target:
-        raise BrsweepError(f"{where}.{TARGET}={target}: give the import path of a class or function, package.module.name")
+        path = "package.module.name"
+        raise BrsweepError(f"{where}.{TARGET}={target}: give the import path of a class or function, {path}")
     if not any(target.startswith(prefix + ".") for prefix in (*ALLOWED, *allowed)):
         package = target.split(".")[0]
         raise BrsweepError(

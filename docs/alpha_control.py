@@ -91,7 +91,7 @@ def draw(groups: dict[str, list[dict]], path: Path) -> None:
     figure, axes = plt.subplots(2, 2, figsize=(9, 5.6), sharex=True, constrained_layout=True)
     for colour, (name, results) in zip(colours, groups.items(), strict=True):
         for i, result in enumerate(results):
-            layers = [json.loads(line) for line in open(result["folder"] / "layers.jsonl")]
+            layers = [json.loads(line) for line in (result["folder"] / "layers.jsonl").read_text().splitlines()]
             epochs = [record["epoch"] for record in layers]
             start = next(record for record in reversed(layers) if record["stage"] == "warmup")
             for column, kind in enumerate(("weight", "act")):
@@ -107,7 +107,8 @@ def draw(groups: dict[str, list[dict]], path: Path) -> None:
             axes[row, column].spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("alpha / alpha at the warm-up's end")
     axes[1, 0].set_ylabel("L_BR (eq. 5, every value)")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False, fontsize=8)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=8)
     figure.savefig(path, dpi=130)
 
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import runs
+import small_runs
 
 from brsweep.errors import BrsweepError
 from brsweep.stages import signature
@@ -196,13 +196,13 @@ def test_one_with_an_effect_does(fields):
 
 
 def test_no_lambda_is_the_regularizer_none(tmp_path):
-    one = runs.config("regularizer=none", tmp_path=tmp_path)
+    one = small_runs.config("regularizer=none", tmp_path=tmp_path)
     for typed in (
         ["regularizer=br"],
         ["regularizer=br_paper"],
         ["reg.backprop_to_alpha=true", "reg.variance=unbiased"],
     ):
-        other = runs.config(*typed, "reg.lambda_weight=0", "reg.lambda_act=0", tmp_path=tmp_path)
+        other = small_runs.config(*typed, "reg.lambda_weight=0", "reg.lambda_act=0", tmp_path=tmp_path)
         assert identity(one, DATA) == identity(other, DATA)
 
 
@@ -313,9 +313,9 @@ def test_outside_targets_count(tmp_path, monkeypatch):
 
 def test_planning_imports_no_torch(tmp_path):
     code = (
-        "import json, sys; sys.path.insert(0, 'tests'); from pathlib import Path; import runs\n"
+        "import json, sys; sys.path.insert(0, 'tests'); from pathlib import Path; import small_runs\n"
         "from brsweep.sweep.run import Run\n"
-        f"run = Run.of(runs.config(tmp_path=Path({str(tmp_path)!r})))\n"
+        f"run = Run.of(small_runs.config(tmp_path=Path({str(tmp_path)!r})))\n"
         "print(json.dumps([[stage.signature for stage in run.stages], 'torch' in sys.modules]))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import runs
+import small_runs
 import torch
 
 from brsweep.errors import BrsweepError
@@ -28,7 +28,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 def finished(tmp_path_factory):
     """The place of a finished run. Tests that change it work on a copy."""
     place = tmp_path_factory.mktemp("finished")
-    runs.train(tmp_path=place)
+    small_runs.train(tmp_path=place)
     return place
 
 
@@ -49,21 +49,21 @@ def log(folder: Path) -> str:
 def test_another_lambda_trains_the_last_stage_alone(again, tmp_path, finished):
     place, first = again
     other = ("reg.lambda_weight=3",)
-    shared, alone = runs.train(*other, tmp_path=place), runs.train(*other, tmp_path=tmp_path / "alone")
+    shared, alone = small_runs.train(*other, tmp_path=place), small_runs.train(*other, tmp_path=tmp_path / "alone")
     assert shared["name"] == alone["name"] != first.name
-    records = runs.lines(runs.folder(shared) / "metrics.jsonl")
+    records = small_runs.lines(small_runs.folder(shared) / "metrics.jsonl")
     assert [(r["stage"], r["shared"]) for r in records] == [
         ("float", True), ("float", True), ("warmup", True), ("warmup", True), ("br", False), ("br", False),
     ]  # fmt: skip
     line = "reused from the store: float (2 epochs), warmup (2 epochs); trained by default/"
-    assert line + first.name in log(runs.folder(shared)) and "reused" not in log(runs.folder(alone))
-    mine, others = runs.outcome(runs.folder(shared)), runs.outcome(runs.folder(alone))
+    assert line + first.name in log(small_runs.folder(shared)) and "reused" not in log(small_runs.folder(alone))
+    mine, others = small_runs.outcome(small_runs.folder(shared)), small_runs.outcome(small_runs.folder(alone))
     for record in (*mine["metrics.jsonl"], *others["metrics.jsonl"]):
         del record["shared"]
     assert mine == others
-    before = runs.outcome(first)
+    before = small_runs.outcome(first)
     assert mine["metrics.jsonl"][-1] != before["metrics.jsonl"][-1]
-    assert before == runs.outcome(next((finished / "default").iterdir()))  # the first run's folder is as it was
+    assert before == small_runs.outcome(next((finished / "default").iterdir()))  # the first run's folder is as it was
 
 
 def test_a_damaged_stage_is_trained_again(again, tmp_path):
@@ -74,12 +74,12 @@ def test_a_damaged_stage_is_trained_again(again, tmp_path):
     content[len(content) // 2] ^= 1
     state.write_bytes(content)
     with pytest.warns(UserWarning, match=f"{stages['warmup']}: damaged .*trained again"):
-        result = runs.train("reg.lambda_weight=3", tmp_path=place)
-    records = runs.lines(runs.folder(result) / "metrics.jsonl")
+        result = small_runs.train("reg.lambda_weight=3", tmp_path=place)
+    records = small_runs.lines(small_runs.folder(result) / "metrics.jsonl")
     assert [r["shared"] for r in records] == [True, True, False, False, False, False]
-    alone = runs.train("reg.lambda_weight=3", tmp_path=tmp_path / "alone")
+    alone = small_runs.train("reg.lambda_weight=3", tmp_path=tmp_path / "alone")
     for name in ("last.pt", "best.pt", "layers.jsonl", "result"):
-        assert runs.outcome(runs.folder(result))[name] == runs.outcome(runs.folder(alone))[name]
+        assert small_runs.outcome(small_runs.folder(result))[name] == small_runs.outcome(small_runs.folder(alone))[name]
 
 
 # --- a finished run --------------------------------------------------------------------------------------------------
@@ -89,9 +89,9 @@ def test_a_finished_run_answers_without_torch(again):
     place, folder = again
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
     code = (
-        "import sys; sys.path.insert(0, 'tests'); from pathlib import Path; import runs\n"
+        "import sys; sys.path.insert(0, 'tests'); from pathlib import Path; import small_runs\n"
         "from brsweep.sweep.run import execute\n"
-        f"execute(runs.config(tmp_path=Path({str(place)!r})))\n"
+        f"execute(small_runs.config(tmp_path=Path({str(place)!r})))\n"
         "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
@@ -109,11 +109,12 @@ def test_a_finished_run_keeps_weights_alone(finished):
 
 def test_force_trains_again(again):
     place, folder = again
-    before, number = runs.outcome(folder), (folder / "run_id").read_text() if (folder / "run_id").exists() else None
+    before = small_runs.outcome(folder)
+    number = (folder / "run_id").read_text() if (folder / "run_id").exists() else None
     (folder / "result.json").write_text((folder / "result.json").read_text().replace("0.", "0.9"))
-    result = runs.train("force=true", tmp_path=place)
-    assert runs.folder(result) == folder and "Epoch 4/4 [BR]" in log(folder)
-    after = runs.outcome(folder)
+    result = small_runs.train("force=true", tmp_path=place)
+    assert small_runs.folder(result) == folder and "Epoch 4/4 [BR]" in log(folder)
+    after = small_runs.outcome(folder)
     assert [r.pop("shared") for r in after["metrics.jsonl"]] == [r.pop("shared") for r in before["metrics.jsonl"]]
     assert after == before and number is None
 
@@ -133,25 +134,26 @@ def test_a_stale_run_stops_or_is_kept(stale):
     with pytest.raises(
         BrsweepError, match=r"finished under other training code \(another, .*stale=keep.*stale=retrain"
     ):
-        runs.train(tmp_path=place)
-    assert runs.train("stale=keep", tmp_path=place)["test_accuracy"] == 0.125
+        small_runs.train(tmp_path=place)
+    assert small_runs.train("stale=keep", tmp_path=place)["test_accuracy"] == 0.125
 
 
 def test_a_stale_run_is_trained_again(stale, finished):
     place, folder = stale
-    result = runs.train("stale=retrain", tmp_path=place)
+    result = small_runs.train("stale=retrain", tmp_path=place)
     assert result["code"] != "another" and result["test_accuracy"] != 0.125
-    assert runs.outcome(folder)["last.pt"] == runs.outcome(next((finished / "default").iterdir()))["last.pt"]
-    assert runs.train(tmp_path=place) == json.loads((folder / "result.json").read_text())
+    first = next((finished / "default").iterdir())
+    assert small_runs.outcome(folder)["last.pt"] == small_runs.outcome(first)["last.pt"]
+    assert small_runs.train(tmp_path=place) == json.loads((folder / "result.json").read_text())
 
 
 @pytest.mark.parametrize("content", ["", '{"status": "fin', "[]", "{}", "\x00\xff"])
 def test_a_damaged_result_is_trained_again(again, content):
     place, folder = again
-    before = runs.outcome(folder)
+    before = small_runs.outcome(folder)
     (folder / "result.json").write_text(content, encoding="latin-1")
-    runs.train(tmp_path=place)
-    assert runs.outcome(folder) == before
+    small_runs.train(tmp_path=place)
+    assert small_runs.outcome(folder) == before
 
 
 # --- a run that was interrupted --------------------------------------------------------------------------------------
@@ -172,7 +174,7 @@ def interrupt(monkeypatch, place: Path, epochs: int) -> Path:
     with monkeypatch.context() as patched:
         patched.setattr(RunReporter, "epoch", epoch)
         with pytest.raises(KeyboardInterrupt):
-            runs.train(tmp_path=place)
+            small_runs.train(tmp_path=place)
     return next((place / "default").iterdir())
 
 
@@ -186,32 +188,32 @@ def test_records_mend_themselves(damage, tmp_path, monkeypatch, finished):
     assert "interrupted: the same command goes on" in log(folder) and not (folder / "result.json").exists()
     damage(folder / "metrics.jsonl")
     damage(folder / "layers.jsonl")
-    runs.train(tmp_path=tmp_path)
-    assert runs.outcome(folder) == runs.outcome(next((finished / "default").iterdir()))
+    small_runs.train(tmp_path=tmp_path)
+    assert small_runs.outcome(folder) == small_runs.outcome(next((finished / "default").iterdir()))
 
 
 def test_a_damaged_checkpoint_begins_the_stage_anew(tmp_path, monkeypatch, finished):
     folder = interrupt(monkeypatch, tmp_path, 5)
     cut(folder / "checkpoints/checkpoint.pt")
-    runs.train(tmp_path=tmp_path)
+    small_runs.train(tmp_path=tmp_path)
     assert "br begins anew" in log(folder)
-    assert runs.outcome(folder) == runs.outcome(next((finished / "default").iterdir()))
+    assert small_runs.outcome(folder) == small_runs.outcome(next((finished / "default").iterdir()))
 
 
 # --- refused in one line ---------------------------------------------------------------------------------------------
 
 
 def test_a_run_in_training_elsewhere(tmp_path):
-    run = Run.of(runs.config(tmp_path=tmp_path))
+    run = Run.of(small_runs.config(tmp_path=tmp_path))
     with os_lock(run.folder.path / ".lock"), pytest.raises(BrsweepError) as raised:
-        runs.train(tmp_path=tmp_path)
+        small_runs.train(tmp_path=tmp_path)
     assert str(raised.value) == f"{run.folder.path}: another process trains this run; wait for it or stop it"
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BrsweepError, match=r"can't be written.*choose another folder") as raised:
-        runs.train(tmp_path=tmp_path / "file" / "runs")
+        small_runs.train(tmp_path=tmp_path / "file" / "runs")
     assert "\n" not in str(raised.value)
 
 
@@ -220,7 +222,7 @@ def test_a_read_only_place(tmp_path):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(BrsweepError, match=r"can't be written \(Permission denied\)"):
-            runs.train(tmp_path=tmp_path)
+            small_runs.train(tmp_path=tmp_path)
     finally:
         tmp_path.chmod(0o700)
 
@@ -229,7 +231,8 @@ def test_a_read_only_place(tmp_path):
 
 
 def test_a_loss_that_is_no_number_is_one_line_and_exit_1(tmp_path):
-    command = [sys.executable, "-m", "brsweep.train", *runs.BASE, f"output_dir={tmp_path}", "float_optimizer.lr=1e9"]
+    typed = [*small_runs.BASE, f"output_dir={tmp_path}", "float_optimizer.lr=1e9"]
+    command = [sys.executable, "-m", "brsweep.train", *typed]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -246,22 +249,23 @@ def test_the_last_good_checkpoint_is_kept(stage, good, tmp_path, monkeypatch, fi
 
     def exploding(step, *rest):
         seen.append(step)
-        return 1e30 if len(seen) > (runs.STEPS if stage == "float" else 5 * runs.STEPS) else whole(step, *rest)
+        late = len(seen) > (small_runs.STEPS if stage == "float" else 5 * small_runs.STEPS)
+        return 1e30 if late else whole(step, *rest)
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "lr_factor", exploding)
         with pytest.raises(
             BrsweepError, match=rf"not a number since step \d of epoch {good + 1}/\d in stage {stage}; first"
         ):
-            runs.train(tmp_path=tmp_path)
+            small_runs.train(tmp_path=tmp_path)
     (folder,) = (tmp_path / "default").iterdir()
     (checkpoint,) = tmp_path.rglob("checkpoint.pt")
     state = load(checkpoint)
     assert (state["stage"], state["done"]) == (stage, good)
     assert all(bool(value.isfinite().all()) for value in state["model"].values())
     assert "warning: stopped: the loss is not a number" in log(folder)
-    runs.train(tmp_path=tmp_path)
-    assert runs.outcome(folder) == runs.outcome(next((finished / "default").iterdir()))
+    small_runs.train(tmp_path=tmp_path)
+    assert small_runs.outcome(folder) == small_runs.outcome(next((finished / "default").iterdir()))
 
 
 class Lines:
@@ -306,8 +310,8 @@ def test_a_collapse_without_a_penalty_or_a_validation_split():
 def test_a_run_that_collapses_says_so_once_and_goes_on(tmp_path):
     """Seed 4's warm-up ends near 90 %. Without a clip of the gradient, such a lambda and rate take it to chance."""
     strong = ("seed=4", "regularizer=br_paper", "gradient_clip=null", "reg.lambda_act=1e3", "qat_optimizer.lr=0.3")
-    result = runs.train(*strong, tmp_path=tmp_path)
-    warned = [line for line in log(runs.folder(result)).splitlines() if line.startswith("warning: collapse")]
+    result = small_runs.train(*strong, tmp_path=tmp_path)
+    warned = [line for line in log(small_runs.folder(result)).splitlines() if line.startswith("warning: collapse")]
     assert len(warned) == 1 and "lower reg.lambda_act" in warned[0]
     assert result["collapse"]["accuracy"] < 0.5 * result["collapse"]["reference"] and result["status"] == "finished"
 
@@ -321,38 +325,38 @@ def test_a_pretrained_file_replaces_the_float_stage(again, tmp_path):
     state = load(place / "store" / one["stages"]["float"] / "state.pt")["model"]
     torch.save(state, tmp_path / "a.pt")
     shutil.copy(tmp_path / "a.pt", tmp_path / "b.pt")
-    result = runs.train(f"pretrained={tmp_path}/a.pt", tmp_path=tmp_path / "new")
+    result = small_runs.train(f"pretrained={tmp_path}/a.pt", tmp_path=tmp_path / "new")
     assert result["name"] != one["name"] and result["float_test_accuracy"] == one["float_test_accuracy"]
-    stages = [r["stage"] for r in runs.lines(runs.folder(result) / "metrics.jsonl")]
+    stages = [r["stage"] for r in small_runs.lines(small_runs.folder(result) / "metrics.jsonl")]
     assert stages == ["warmup", "warmup", "br", "br"]
-    assert runs.outcome(runs.folder(result))["last.pt"] == runs.outcome(first)["last.pt"]
-    config = runs.config(f"pretrained={tmp_path}/b.pt", tmp_path=tmp_path / "new")
+    assert small_runs.outcome(small_runs.folder(result))["last.pt"] == small_runs.outcome(first)["last.pt"]
+    config = small_runs.config(f"pretrained={tmp_path}/b.pt", tmp_path=tmp_path / "new")
     assert Run.of(config).name == result["name"]
 
 
 def test_reestimated_norms_are_recorded_apart(again):
     place, first = again
     one = json.loads((first / "result.json").read_text())
-    result = runs.train("reestimate_bn_batches=3", tmp_path=place)
+    result = small_runs.train("reestimate_bn_batches=3", tmp_path=place)
     assert one["reestimated"] is None and set(result["reestimated"]) == {"test_accuracy", "test_accuracy_last"}
     assert result["stages"] == one["stages"] and result["name"] != one["name"]
     for key in ("test_accuracy", "test_accuracy_last", "val_accuracy"):
         assert result[key] == one[key]
-    assert runs.outcome(runs.folder(result))["last.pt"] == runs.outcome(first)["last.pt"]
+    assert small_runs.outcome(small_runs.folder(result))["last.pt"] == small_runs.outcome(first)["last.pt"]
 
 
 def test_without_a_validation_split_the_last_epoch_counts(tmp_path):
-    result = runs.train("data.val_fraction=0", "seed=3", tmp_path=tmp_path)
+    result = small_runs.train("data.val_fraction=0", "seed=3", tmp_path=tmp_path)
     assert result["val_accuracy"] is None and result["best_epoch"] == 4
     assert result["test_accuracy"] == result["test_accuracy_last"]
-    weights = runs.outcome(runs.folder(result))
+    weights = small_runs.outcome(small_runs.folder(result))
     assert weights["best.pt"] == weights["last.pt"]
-    assert "validation" not in log(runs.folder(result)).splitlines()[-2]
+    assert "validation" not in log(small_runs.folder(result)).splitlines()[-2]
 
 
 def test_the_best_epoch_is_the_best_by_validation_in_the_last_stage(tmp_path):
-    result = runs.train("seed=4", tmp_path=tmp_path)
-    records = [r for r in runs.lines(runs.folder(result) / "metrics.jsonl") if r["stage"] == "br"]
+    result = small_runs.train("seed=4", tmp_path=tmp_path)
+    records = [r for r in small_runs.lines(small_runs.folder(result) / "metrics.jsonl") if r["stage"] == "br"]
     best = max(records, key=lambda r: r["val_accuracy"])  # the first of equals
     assert (result["best_epoch"], result["val_accuracy"]) == (best["epoch"], best["val_accuracy"])
     assert result["test_accuracy"] == best["test_accuracy"]
@@ -360,10 +364,10 @@ def test_the_best_epoch_is_the_best_by_validation_in_the_last_stage(tmp_path):
 
 
 def test_bf16(tmp_path):
-    result = runs.train("precision=bf16", "seed=4", tmp_path=tmp_path)
-    losses = [r["task_loss"] for r in runs.lines(runs.folder(result) / "metrics.jsonl")]
+    result = small_runs.train("precision=bf16", "seed=4", tmp_path=tmp_path)
+    losses = [r["task_loss"] for r in small_runs.lines(small_runs.folder(result) / "metrics.jsonl")]
     assert all(math.isfinite(loss) for loss in losses) and losses[-1] < losses[0]
-    weights = load(runs.folder(result) / "checkpoints/last.pt")["model"]
+    weights = load(small_runs.folder(result) / "checkpoints/last.pt")["model"]
     assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}
 
 
@@ -381,7 +385,7 @@ def test_the_last_stage_begins_with_the_warm_ups_momentum(tmp_path, monkeypatch)
         return fit(learner, tables, span, *rest, **options)
 
     monkeypatch.setattr(stages, "fit", looking)
-    result = runs.train(tmp_path=tmp_path)
+    result = small_runs.train(tmp_path=tmp_path)
     carried = load(tmp_path / "store" / result["stages"]["warmup"] / "state.pt")["optimizer"]["state"]
     assert begun["float"] == begun["warmup"] == {} and len(begun["br"]) == len(carried) > 0
     assert all(torch.equal(begun["br"][i], carried[i]["momentum_buffer"]) for i in carried)
@@ -398,7 +402,7 @@ def test_the_order_of_an_epoch_is_its_own(tmp_path, monkeypatch):
         return augmented(self, batch_size, seed)
 
     monkeypatch.setattr(ImageTable, "augmented", looking)
-    runs.train(tmp_path=tmp_path)
+    small_runs.train(tmp_path=tmp_path)
     names = [("float", 0), ("float", 1), ("calibrate",), ("warmup", 0), ("warmup", 1), ("br", 2), ("br", 3)]
     assert seeds == [seed_of(42, *name) for name in names]
 

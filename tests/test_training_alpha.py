@@ -10,7 +10,7 @@ yes     yes        no            no           freezing wins, and says so
 from __future__ import annotations
 
 import pytest
-import runs
+import small_runs
 import torch
 import torch.nn.functional as F
 from references import SmallNet, code_of
@@ -211,32 +211,32 @@ def test_a_frozen_run_and_its_contradiction(tmp_path):
     """Frozen: the last stage's step sizes are those that the warm-up left. With backprop: the same run, one line."""
     frozen, both = ("schedule.freeze_alpha=true",), ("schedule.freeze_alpha=true", "reg.backprop_to_alpha=true")
     with_decay = ("qat_optimizer.alpha_weight_decay=0.01",)
-    one = runs.train(*frozen, *with_decay, tmp_path=tmp_path / "one")
-    two = runs.train(*both, *with_decay, tmp_path=tmp_path / "two")
+    one = small_runs.train(*frozen, *with_decay, tmp_path=tmp_path / "one")
+    two = small_runs.train(*both, *with_decay, tmp_path=tmp_path / "two")
     assert one["name"] == two["name"] and one["stages"] == two["stages"]
-    assert runs.outcome(runs.folder(one)) == runs.outcome(runs.folder(two))
+    assert small_runs.outcome(small_runs.folder(one)) == small_runs.outcome(small_runs.folder(two))
 
     state = torch.load(tmp_path / "one/store" / one["stages"]["warmup"] / "state.pt", weights_only=True)["model"]
-    last = torch.load(runs.folder(one) / "checkpoints/last.pt", weights_only=True)["model"]
+    last = torch.load(small_runs.folder(one) / "checkpoints/last.pt", weights_only=True)["model"]
     names = [name for name in last if name.endswith("alpha")]
     assert len(names) == 7 and all(torch.equal(last[name], state[name]) for name in names)
     assert not torch.equal(last["conv1.weight"], state["conv1.weight"])
 
-    told = [line for line in (runs.folder(two) / "console.log").read_text().splitlines() if "contradict" in line]
+    told = [line for line in (small_runs.folder(two) / "console.log").read_text().splitlines() if "contradict" in line]
     assert len(told) == 1 and told[0].startswith("warning: ") and "freezing wins" in told[0]
-    log = (runs.folder(one) / "console.log").read_text()
+    log = (small_runs.folder(one) / "console.log").read_text()
     assert "contradict" not in log and log.count("alpha frozen from here on: 7 step sizes keep every bit") == 1
 
 
 def test_a_free_run_moves_them(tmp_path):
-    free = runs.train("reg.backprop_to_alpha=true", tmp_path=tmp_path)
+    free = small_runs.train("reg.backprop_to_alpha=true", tmp_path=tmp_path)
     state = torch.load(tmp_path / "store" / free["stages"]["warmup"] / "state.pt", weights_only=True)["model"]
-    last = torch.load(runs.folder(free) / "checkpoints/last.pt", weights_only=True)["model"]
+    last = torch.load(small_runs.folder(free) / "checkpoints/last.pt", weights_only=True)["model"]
     assert all(not torch.equal(last[name], state[name]) for name in last if name.endswith("alpha"))
 
 
 def test_the_contradiction_is_one_run_in_a_sweep(tmp_path):
-    frozen = runs.config("schedule.freeze_alpha=true", tmp_path=tmp_path)
-    both = runs.config("schedule.freeze_alpha=true", "reg.backprop_to_alpha=true", tmp_path=tmp_path)
+    frozen = small_runs.config("schedule.freeze_alpha=true", tmp_path=tmp_path)
+    both = small_runs.config("schedule.freeze_alpha=true", "reg.backprop_to_alpha=true", tmp_path=tmp_path)
     assert identity(frozen, "data") == identity(both, "data")
     assert [s.signature for s in plan(frozen, "data", "code")] == [s.signature for s in plan(both, "data", "code")]

@@ -9,7 +9,7 @@ import pickle
 from types import SimpleNamespace
 
 import pytest
-import runs
+import small_runs
 import torch
 import torch.nn.functional as F
 from references import SmallNet, code_of
@@ -146,7 +146,7 @@ def test_a_parameter_twice_or_not_at_all_is_refused(images):
 def test_an_option_that_the_optimizer_does_not_take(tmp_path):
     from brsweep.stages.bench import Bench
 
-    config = runs.config("+float_optimizer.momentun=0.9", tmp_path=tmp_path)
+    config = small_runs.config("+float_optimizer.momentun=0.9", tmp_path=tmp_path)
     with pytest.raises(BrsweepError, match=r"^float_optimizer: torch\.optim\.SGD: .*momentun") as raised:
         Bench(config, None, torch.device("cpu")).optimizer(SmallNet(), "float_optimizer")
     assert "\n" not in str(raised.value)

@@ -8,10 +8,10 @@ Every activation is a ReLU module of its own, also the two of one block: each is
 and whoever replaces one replaces no other. A CIFAR ResNet-18 has 17 of them.
 
 The last batch norm of each block starts at `residual_gamma`: at 1 the block counts as much as its shortcut (torch's own
-start), at 0 the block starts as the identity (Goyal et al., arXiv 1706.02677, section 5.1). Both ends have a price. Where
-each ReLU is clipped at 1, sums of full blocks soon lie beyond the clip, where the gradient is zero, and the network
-stays at chance. And a start at 0 leaves a short training with sparser activations and several points less accuracy.
-The default, 0.25, trains with and without a clip; without one, 1 is the better choice on larger images.
+start), at 0 the block starts as the identity (Goyal et al., arXiv 1706.02677, section 5.1). Both ends have a price.
+Where each ReLU is clipped at 1, sums of full blocks soon lie beyond the clip, where the gradient is zero, and the
+network stays at chance. And a start at 0 leaves a short training with sparser activations and several points less
+accuracy. The default, 0.25, trains with and without a clip; without one, 1 is the better choice on larger images.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ class ProjectionShortcut(nn.Module):
 
 
 def initialize(model: nn.Module, residual_gamma: float = 1.0) -> None:
-    """Kaiming's normal initialization (fan_out, relu) of each convolution, and the blocks' last batch norm; the rest keeps
-    torch's own."""
+    """Kaiming's normal initialization (fan_out, relu) of each convolution, `residual_gamma` in the last batch norm of
+    each block; the rest keeps torch's own."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
