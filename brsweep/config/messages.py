@@ -16,7 +16,7 @@ def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
         return _missing(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: can't be read as key=value ({str(error).splitlines()[0]})"
-    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+    if isinstance(error, ValueError) and "Config group override must be" in str(error) or _group_of_numbers(error):
         return "a group is chosen by its option's name, group=option; a number or an empty value names none"
     if not isinstance(error, (ConfigCompositionException, OmegaConfBaseException)):
         return None
@@ -35,8 +35,20 @@ def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
     return "; ".join(shown)
 
 
+def _group_of_numbers(error: BaseException) -> bool:
+    """Whether Hydra's defaults list failed on a group given as a list of numbers, which it takes for names."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    return isinstance(error, TypeError) and where == "hydra._internal.defaults_list"
+
+
 def _unknown(key: str, keys: Iterable[str]) -> str:
-    close = difflib.get_close_matches(key, list(keys), n=1, cutoff=0.5)
+    keys = list(keys)
+    if key in keys:
+        return f"{key}: a group is chosen by its option's name, {key}=option; its values are set one by one"
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]}?" if close else ""
     return f"{key}: there is no such option{hint} (--cfg job prints them all)"
 

@@ -176,6 +176,8 @@ def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 
 def _at_least(name: str, value: Any, low: float) -> None:
+    if value == MISSING:
+        raise BrsweepError(f"{name}: has no value; add {name}=... to the command line")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float("inf"):
         raise BrsweepError(f"{name}={value}: a number, {low} or more")
 
