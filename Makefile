@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all bench lint clean
 
 demo: $(READY)  ## the default run: digits, ResNet-20, W2A2, Bin Regularization
 	WANDB_MODE=offline $(BIN)/python -m brsweep.train
@@ -14,6 +14,9 @@ test: $(READY)  ## the tests that need no system package; under three minutes on
 
 test-all: $(READY)  ## those, and the slow and system ones, each skipped with its reason where it can't run
 	$(BIN)/python -m pytest -rs
+
+bench: $(READY)  ## whole training steps against the float step: minutes; wants a machine that does nothing else
+	$(BIN)/python -m benchmarks.step
 
 lint: $(READY)
 	$(BIN)/python -m ruff check .

@@ -1,0 +1,1 @@
+"""Benchmarks: run, not asserted. `python -m benchmarks.step` times whole training steps."""
