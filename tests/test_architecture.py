@@ -39,7 +39,6 @@ HEAVY = {"torch", "torchvision", "numba", "wandb", "sklearn", "rich", "PIL"}
 
 LONG_FILES = {
     "stages/run.py": 230,  # a stage's life, start to end
-    "sweep/run.py": 270,  # a run's life, start to end
 }
 LONG_FUNCTIONS = {"quant/convert.py:quantize_model": 60}  # the public signature and its documentation are half of it
 

@@ -16,7 +16,7 @@ def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
         return _missing(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: can't be read as key=value ({str(error).splitlines()[0]})"
-    if isinstance(error, ValueError) and "Config group override must be" in str(error) or _group_of_numbers(error):
+    if (isinstance(error, ValueError) and "Config group override must be" in str(error)) or _group_of_numbers(error):
         return "a group is chosen by its option's name, group=option; a number or an empty value names none"
     if not isinstance(error, (ConfigCompositionException, OmegaConfBaseException)):
         return None

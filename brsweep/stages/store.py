@@ -76,6 +76,10 @@ class Store:
         with os_lock(self.root / "locks" / signature, waiting):
             yield
 
+    def in_training(self, signature: str) -> bool:
+        """Whether a process holds the stage."""
+        return lock_is_held(self.root / "locks" / signature)
+
     def _set_aside(self, folder: Path) -> None:
         aside = folder.with_name(f"{folder.name}.damaged")
         shutil.rmtree(aside, ignore_errors=True)
@@ -102,6 +106,18 @@ def os_lock(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[N
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def lock_is_held(path: Path) -> bool:
+    """Whether some process holds the OS lock on `path`. Takes it for an instant where none does."""
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _sha256(path: Path) -> str:

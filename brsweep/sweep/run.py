@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from brsweep.stages.store import Store
 from brsweep.sweep.describe import readable_name, settings_lines, tags
 from brsweep.sweep.folder import CONFIG, CONSOLE, RunFolder, write_atomically
 from brsweep.sweep.reporter import RunReporter
+from brsweep.sweep.result import run_result, summary
 from brsweep.tracking.console import Console
 from brsweep.tracking.tracker import FAILED, FINISHED, INTERRUPTED, Guarded, RunInfo, Tracker
 
@@ -72,17 +72,32 @@ def execute(config: Mapping[str, Any]) -> dict[str, Any]:
 
     check_parts(config)
     with run.folder.locked():
+        stored = finished_result(run)  # again: another process may have finished it just before it let go
+        if stored is not None:
+            return stored
         if config["force"] or _is_stale(run):
             run.folder.clear()
         write_atomically(run.folder.path / CONFIG, _yaml(config))
-        console = Console(run.folder.path / CONSOLE)
-        try:
+        with _recorded(run.folder) as console:
             return _train(run, console)
-        except BrsweepError as error:
-            console.warn(f"stopped: {error}")
-            raise
-        finally:
-            console.close()
+
+
+@contextmanager
+def _recorded(folder: RunFolder) -> Iterator[Console]:
+    """The console of a training in `folder`, which keeps the cause where the training fails."""
+    folder.forget_failure()
+    console = Console(folder.path / CONSOLE)
+    try:
+        yield console
+    except BrsweepError as error:
+        console.warn(f"stopped: {error}")
+        folder.write_failure(str(error), CONSOLE)
+        raise
+    except Exception as error:
+        folder.write_failure(f"{type(error).__name__}: {error}", CONSOLE)
+        raise
+    finally:
+        console.close()
 
 
 def finished_result(run: Run) -> dict[str, Any] | None:
@@ -122,7 +137,7 @@ def _train(run: Run, console: Console) -> dict[str, Any]:
     status = FAILED
     try:
         state, learner = run_stages(bench, run.stages, store, run.folder.checkpoints, run.full_name, reporter)
-        result = _result(run, bench, state, learner, time.time() - began)
+        result = run_result(run, bench, state, learner, time.time() - began)
         save(run.folder.checkpoints / "last.pt", {"model": learner.model.state_dict()})
         run.folder.write_result(result)
         (run.folder.checkpoints / CHECKPOINT).unlink(missing_ok=True)  # a finished run keeps weights alone
@@ -142,69 +157,6 @@ def _train(run: Run, console: Console) -> dict[str, Any]:
     return result
 
 
-def _result(run: Run, bench: Any, state: Mapping[str, Any], learner: Any, time_s: float) -> dict[str, Any]:
-    import torch
-
-    from brsweep import kernels
-    from brsweep.training.evaluate import evaluate
-
-    last, best, floating = state["history"][-1], state["best"] or {}, state["float"]
-    reported = best if bench.tables.val is not None else last
-    result = {
-        "status": "finished",
-        "name": run.name,
-        "sweep": run.config["sweep_name"],
-        "val_accuracy": reported.get("val_accuracy"),
-        "test_accuracy": reported.get("test_accuracy"),
-        "best_epoch": reported.get("epoch"),
-        "test_accuracy_last": evaluate(learner, bench.tables.test.plain(), len(bench.tables.classes)).accuracy,
-        "float_val_accuracy": floating["val"],
-        "float_test_accuracy": floating["test"],
-        "penalty_weight": last.get("penalty_weight"),
-        "penalty_act": last.get("penalty_act"),
-        "collapse": state["collapse"],
-        "reestimated": _reestimated(run, bench, learner),
-        "time_s": time_s,
-        "epoch_time_s": sum(record["time_s"] for record in state["history"]),
-        "threads": torch.get_num_threads(),
-        "device": str(bench.device),
-        "kernels": kernels.chosen(bench.device.type),
-        "host": platform.node(),
-        "code": run.code,
-        "stages": {stage.name: stage.signature for stage in run.stages},
-        "data": run.source.identity(),
-        **_versions(),
-        **_git(),
-        "config": dict(run.config),
-    }
-    return result
-
-
-def _reestimated(run: Run, bench: Any, learner: Any) -> dict[str, float] | None:
-    """Test accuracy at the best and at the last epoch with batch norm re-estimated on training batches, where asked."""
-    import dataclasses
-
-    from brsweep.stages.run import BEST
-    from brsweep.training.checkpoint import load
-    from brsweep.training.evaluate import evaluate, with_reestimated_norms
-
-    count = run.config["reestimate_bn_batches"]
-    if not count:
-        return None
-    best = load(run.folder.checkpoints / BEST)["model"]
-    last = {key: value.clone() for key, value in learner.model.state_dict().items()}
-    result = {}
-    for name, weights in (("test_accuracy", best), ("test_accuracy_last", last)):
-        learner.model.load_state_dict(weights)
-        batches = bench.tables.train.plain(run.config["data"]["batch_size"])
-        images = (images for _, (images, _) in zip(range(count), batches, strict=False))
-        model = with_reestimated_norms(learner.model, images)
-        scored = dataclasses.replace(learner, model=model)
-        result[name] = evaluate(scored, bench.tables.test.plain(), len(bench.tables.classes)).accuracy
-    learner.model.load_state_dict(last)
-    return result
-
-
 def _tracker(run: Run, console: Console) -> Tracker | None:
     if run.config["logger"].get(targets.TARGET) is None:
         return None
@@ -220,42 +172,9 @@ def _tracker(run: Run, console: Console) -> Tracker | None:
     return Guarded(targets.build("logger", run.config["logger"], folder=run.folder.path, run=info), console.warn)
 
 
-def summary(result: Mapping[str, Any]) -> str:
-    """One line: what a person wants to know of a finished run."""
-    parts = [f"test {result['test_accuracy']:.2%}"] if result["test_accuracy"] is not None else []
-    if result["val_accuracy"] is not None:
-        parts[0] += f" at the best validation epoch {result['best_epoch']} (val {result['val_accuracy']:.2%})"
-    parts.append(f"last epoch {result['test_accuracy_last']:.2%}")
-    parts.append(f"float {result['float_test_accuracy']:.2%}")
-    return ", ".join(parts)
-
-
 def _targets(config: Mapping[str, Any]) -> list[str]:
     nodes = [config[key] for key in ("model", "data", "reg", "float_optimizer", "qat_optimizer")]
     return [node[targets.TARGET] for node in (*nodes, config["quant"]["quantizer"]) if node.get(targets.TARGET)]
-
-
-def _versions() -> dict[str, Any]:
-    from importlib.metadata import version
-
-    packages = ("torch", "torchvision", "numba", "numpy")
-    return {"versions": {"python": platform.python_version()} | {name: version(name) for name in packages}}
-
-
-def _git() -> dict[str, Any]:
-    """The commit of the checkout that brsweep runs from and whether it had changes; nulls outside a checkout."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    tracked = git("ls-files", "--error-unmatch", Path(__file__).name) is not None
-    commit, changes = (git("rev-parse", "HEAD"), git("status", "--porcelain")) if tracked else (None, None)
-    return {"git_commit": commit, "git_dirty": None if changes is None else bool(changes)}
 
 
 def _yaml(config: Mapping[str, Any]) -> str:

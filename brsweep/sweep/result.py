@@ -1,0 +1,108 @@
+"""What a finished run reports: accuracies, penalties, times, versions, and the commit that trained it."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from brsweep.sweep.run import Run
+
+
+def run_result(run: Run, bench: Any, state: Mapping[str, Any], learner: Any, time_s: float) -> dict[str, Any]:
+    import torch
+
+    from brsweep import kernels
+    from brsweep.training.evaluate import evaluate
+
+    last, best, floating = state["history"][-1], state["best"] or {}, state["float"]
+    reported = best if bench.tables.val is not None else last
+    result = {
+        "status": "finished",
+        "name": run.name,
+        "sweep": run.config["sweep_name"],
+        "val_accuracy": reported.get("val_accuracy"),
+        "test_accuracy": reported.get("test_accuracy"),
+        "best_epoch": reported.get("epoch"),
+        "test_accuracy_last": evaluate(learner, bench.tables.test.plain(), len(bench.tables.classes)).accuracy,
+        "float_val_accuracy": floating["val"],
+        "float_test_accuracy": floating["test"],
+        "penalty_weight": last.get("penalty_weight"),
+        "penalty_act": last.get("penalty_act"),
+        "collapse": state["collapse"],
+        "reestimated": _reestimated(run, bench, learner),
+        "time_s": time_s,
+        "epoch_time_s": sum(record["time_s"] for record in state["history"]),
+        "threads": torch.get_num_threads(),
+        "device": str(bench.device),
+        "kernels": kernels.chosen(bench.device.type),
+        "host": platform.node(),
+        "code": run.code,
+        "stages": {stage.name: stage.signature for stage in run.stages},
+        "data": run.source.identity(),
+        **_versions(),
+        **_git(),
+        "config": dict(run.config),
+    }
+    return result
+
+
+def _reestimated(run: Run, bench: Any, learner: Any) -> dict[str, float] | None:
+    """Test accuracy at the best and at the last epoch with batch norm re-estimated on training batches, where asked."""
+    import dataclasses
+
+    from brsweep.stages.run import BEST
+    from brsweep.training.checkpoint import load
+    from brsweep.training.evaluate import evaluate, with_reestimated_norms
+
+    count = run.config["reestimate_bn_batches"]
+    if not count:
+        return None
+    best = load(run.folder.checkpoints / BEST)["model"]
+    last = {key: value.clone() for key, value in learner.model.state_dict().items()}
+    result = {}
+    for name, weights in (("test_accuracy", best), ("test_accuracy_last", last)):
+        learner.model.load_state_dict(weights)
+        batches = bench.tables.train.plain(run.config["data"]["batch_size"])
+        images = (images for _, (images, _) in zip(range(count), batches, strict=False))
+        model = with_reestimated_norms(learner.model, images)
+        scored = dataclasses.replace(learner, model=model)
+        result[name] = evaluate(scored, bench.tables.test.plain(), len(bench.tables.classes)).accuracy
+    learner.model.load_state_dict(last)
+    return result
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """One line: what a person wants to know of a finished run."""
+    parts = [f"test {result['test_accuracy']:.2%}"] if result["test_accuracy"] is not None else []
+    if result["val_accuracy"] is not None:
+        parts[0] += f" at the best validation epoch {result['best_epoch']} (val {result['val_accuracy']:.2%})"
+    parts.append(f"last epoch {result['test_accuracy_last']:.2%}")
+    parts.append(f"float {result['float_test_accuracy']:.2%}")
+    return ", ".join(parts)
+
+
+def _versions() -> dict[str, Any]:
+    from importlib.metadata import version
+
+    packages = ("torch", "torchvision", "numba", "numpy")
+    return {"versions": {"python": platform.python_version()} | {name: version(name) for name in packages}}
+
+
+def _git() -> dict[str, Any]:
+    """The commit of the checkout that brsweep runs from and whether it had changes; nulls outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    tracked = git("ls-files", "--error-unmatch", Path(__file__).name) is not None
+    commit, changes = (git("rev-parse", "HEAD"), git("status", "--porcelain")) if tracked else (None, None)
+    return {"git_commit": commit, "git_dirty": None if changes is None else bool(changes)}
