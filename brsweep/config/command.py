@@ -1,0 +1,53 @@
+"""How a command ends: one line and exit code 1 for what the user can mend; a fault of the program has its traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from brsweep.config.compose import CONF_DIR
+from brsweep.config.messages import one_line
+from brsweep.errors import BrsweepError
+
+
+def run_command(task: Callable[[], Any], config_name: str) -> None:
+    """Call `task`, a function that `hydra.main` decorated, whose primary configuration is `config_name`."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed by Hydra
+    try:
+        task()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrsweepError as error:
+        stop(str(error))
+    except Exception as error:
+        line = one_line(error, known_keys(config_name))
+        if line is None:
+            raise
+        stop(line)
+
+
+def stop(line: str) -> NoReturn:
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(1)
+
+
+def known_keys(config_name: str) -> list[str]:
+    """Every dotted key and group that the default configuration has."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = OmegaConf.to_container(compose(config_name), resolve=False)
+    keys: list[str] = [folder.name for folder in CONF_DIR.iterdir() if folder.is_dir()]
+
+    def walk(node: object, prefix: str) -> None:
+        for key, value in node.items() if isinstance(node, dict) else ():
+            keys.append(prefix + str(key))
+            walk(value, f"{prefix}{key}.")
+
+    walk(config, "")
+    return keys
