@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -23,7 +23,7 @@ from brsweep.config.command import known_keys, run_command, stop
 from brsweep.config.compose import CONF_DIR, checked, register
 from brsweep.config.messages import one_line
 from brsweep.errors import BrsweepError
-from brsweep.search.settings import Search
+from brsweep.search.settings import Question, Search
 
 
 def register_search() -> None:
@@ -41,24 +41,30 @@ def task(cfg: DictConfig) -> None:
         if HydraConfig.get().mode != RunMode.RUN:
             raise BrsweepError("a search is one command: leave --multirun out; it ends with the line for more seeds")
         _check_optuna()
-        with open_dict(cfg):
-            settings = OmegaConf.to_object(cfg.pop("search"))
+        from brsweep.search.loop import search
+
         typed = HydraConfig.get().overrides
-        mine = [o for o in typed.hydra if o.startswith("hydra.searchpath=")] + list(typed.task)
-        from brsweep.search.loop import Question, search
-
-        def configured(point: dict[str, Any]) -> dict[str, Any]:
-            return _configured(cfg, typed.task, point)
-
-        def command(point: dict[str, Any], seeds: Sequence[int] = ()) -> list[str]:
-            return train_command(mine, configured(point)["sweep_name"], point, seeds)
-
-        search(Question(settings, ["python", "-m", "brsweep.search", *mine], configured, command))
+        elsewhere = [override for override in typed.hydra if override.startswith("hydra.searchpath=")]
+        search(question(cfg, [*elsewhere, *typed.task]))
     except BrsweepError as error:
         stop(str(error))  # an exception would have Hydra print a line of its own first
 
 
-def train_command(typed: Sequence[str], sweep_name: str, point: dict[str, Any], seeds: Sequence[int]) -> list[str]:
+def question(cfg: DictConfig, typed: Sequence[str]) -> Question:
+    """cfg: composed from conf/search.yaml and what was `typed`. Raises `BrsweepError`."""
+    with open_dict(cfg):
+        settings = OmegaConf.to_object(cfg.pop("search"))
+
+    def configured(point: Mapping[str, Any]) -> dict[str, Any]:
+        return _configured(cfg, typed, point)
+
+    def command(point: Mapping[str, Any], seeds: Sequence[int] = ()) -> list[str]:
+        return train_command(typed, configured(point)["sweep_name"], point, seeds)
+
+    return Question(settings, ["python", "-m", "brsweep.search", *typed], configured, command)
+
+
+def train_command(typed: Sequence[str], sweep_name: str, point: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
     """The command that trains at a point of the search that was `typed`."""
     said = {"sweep_name", *point, *(["seed"] if seeds else [])}
     keys = {override: re.split("[=@]", override.lstrip("+~"))[0] for override in typed}
@@ -72,7 +78,7 @@ def _word(value: Any) -> str:
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
-def _configured(cfg: DictConfig, typed: Sequence[str], point: dict[str, Any]) -> dict[str, Any]:
+def _configured(cfg: DictConfig, typed: Sequence[str], point: Mapping[str, Any]) -> dict[str, Any]:
     cfg = copy.deepcopy(cfg)
     try:
         for key, value in point.items():

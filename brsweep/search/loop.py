@@ -17,14 +17,14 @@ from optuna.trial import FrozenTrial, TrialState
 from brsweep.errors import BrsweepError
 from brsweep.search.settings import Question, Search
 from brsweep.search.space import Space, in_words, lowest, read_space
-from brsweep.search.study import FILE, counted, open_study, requeue_killed
+from brsweep.search.study import FAILED, FILE, PRUNED, counted, open_study, requeue_killed
 from brsweep.sweep.run import Run
 from brsweep.tracking.console import Console
 from brsweep.training.schedule import seed_of
 
 SEEDS = 3
 """What it takes to say more of a point than that one seed liked it."""
-WORDS = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+FINISHED = "finished"
 
 
 def search(question: Question) -> None:
@@ -51,7 +51,7 @@ def search(question: Question) -> None:
 
 
 def _one_trial(study: optuna.Study, space: Space, question: Question, seed: int, console: Console) -> None:
-    from brsweep.search.trial import CAUSE, run_trial
+    from brsweep.search.trial import run_trial
 
     settings, number = question.settings, len(counted(study))
     own = seed_of(seed, "search", number) % 2**32
@@ -60,16 +60,20 @@ def _one_trial(study: optuna.Study, space: Space, question: Question, seed: int,
     trial = study.ask(space)
     head = f"trial {number + 1}/{settings.trials}"
     console.banner(f"{head}: {' '.join(f'{key}={_short(value)}' for key, value in trial.params.items())}")
-    outcome = run_trial(trial, question)
-    if outcome.cause is not None:
-        trial.set_user_attr(CAUSE, outcome.cause)
-    study.tell(trial, outcome.value, outcome.state)
-    if outcome.state == TrialState.COMPLETE:
-        console.say(f"{head}: validation {outcome.value:.2%}, best so far {study.best_value:.2%}")
-    elif outcome.state == TrialState.PRUNED:
+    value = run_trial(trial, question)
+    told = study.tell(trial, value, TrialState.PRUNED if value is None else TrialState.COMPLETE)
+    if value is not None:
+        console.say(f"{head}: validation {value:.2%}, best so far {study.best_value:.2%}")
+    elif _end(told) == PRUNED:
         console.say(f"{head}: pruned")
     else:
-        console.warn(f"{head}: failed: {outcome.cause}")
+        console.warn(f"{head}: failed: {told.user_attrs[FAILED]}")
+
+
+def _end(trial: FrozenTrial) -> str:
+    if trial.state == TrialState.COMPLETE:
+        return FINISHED
+    return FAILED if FAILED in trial.user_attrs else PRUNED
 
 
 def _pruner(settings: Search) -> optuna.pruners.BasePruner:
@@ -111,11 +115,11 @@ def _opening(run: Run, space: Space, settings: Search, done: int, killed: int) -
 
 def _closing(trials: list[FrozenTrial], question: Question, seed: int) -> list[str]:
     """The best point and the commands for it. Raises `BrsweepError` where no trial finished."""
-    count = Counter(WORDS[trial.state] for trial in trials)
-    ends = ", ".join(f"{count[word]} {word}" for word in WORDS.values() if count[word])
-    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    count = Counter(_end(trial) for trial in trials)
+    ends = ", ".join(f"{count[word]} {word}" for word in (FINISHED, PRUNED, FAILED) if count[word])
+    finished = [trial for trial in trials if _end(trial) == FINISHED]
     if not finished:
-        causes = " | ".join(dict.fromkeys(trial.user_attrs["cause"] for trial in trials))
+        causes = " | ".join(dict.fromkeys(trial.user_attrs[FAILED] for trial in trials))
         raise BrsweepError(f"no trial finished ({ends}): {causes}")
     best = max(finished, key=lambda trial: trial.value)
     point = " ".join(f"{key}={_short(value)}" for key, value in best.params.items())

@@ -7,6 +7,9 @@ Whoever holds the lock knows that a trial in state running was killed: it is mar
 first, in the run folder that it has. A killed trial counts for nothing. The sampler's seed is that of the number of
 trials that count, so a search that was killed proposes what an undisturbed one would. For the same reason a damaged
 file costs little: a new one asks for the same points, and their finished runs answer.
+
+Optuna's state FAIL means killed here. Its samplers leave such trials out, so a point that diverged would be proposed
+again and again; it is told as pruned, with the attribute `failed`, and the sampler keeps away from it.
 """
 
 from __future__ import annotations
@@ -27,10 +30,11 @@ from brsweep.errors import BrsweepError
 from brsweep.stages.store import os_lock
 
 FILE, LOCK, NAME = "study.db", ".study.lock", "search"
-ASKED, CODE, KILLED = "asked", "code", "killed"
-"""Attributes of the study: what its trials have in common, the training code's digest, the killed trials' numbers."""
-REPEATS = "repeats"
-"""Attribute of a trial: the number of the killed one whose point it has."""
+ASKED, CODE = "asked", "code"
+"""Attributes of the study: what its trials have in common, and the training code's digest."""
+RUN, PRUNED, FAILED, REPEATS = "run", "pruned", "failed", "repeats"
+"""Attributes of a trial: its run's name; why it was pruned or failed; the number of the killed one that it repeats."""
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @contextmanager
@@ -63,8 +67,7 @@ def open_study(
 
 def counted(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that came to an end of their own: finished, pruned or failed."""
-    killed = study.user_attrs.get(KILLED, [])
-    return [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and t.number not in killed]
+    return study.get_trials(deepcopy=False, states=COUNTED)
 
 
 def requeue_killed(study: optuna.Study, keys: Set[str]) -> int:
@@ -73,18 +76,15 @@ def requeue_killed(study: optuna.Study, keys: Set[str]) -> int:
     keys: those of a whole point. A trial that was killed before it had one is not queued: the next trial is asked for
     with the same seed. Killed in here, at whatever line, it does the rest when called again.
     """
-    left = [trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
-    killed = sorted({*study.user_attrs.get(KILLED, []), *left})
-    if left:
-        study.set_user_attr(KILLED, killed)
-    for number in left:
-        study.tell(number, state=TrialState.FAIL)
+    left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    for trial in left:
+        study.tell(trial.number, state=TrialState.FAIL)
     trials = study.get_trials(deepcopy=False)
     repeated = {trial.user_attrs.get(REPEATS) for trial in trials}
-    for number in killed:
-        point = trials[number].system_attrs.get("fixed_params", {}) | trials[number].params
-        if number not in repeated and point.keys() == keys:
-            study.enqueue_trial(point, user_attrs={REPEATS: number})
+    for trial in trials:
+        point = trial.system_attrs.get("fixed_params", {}) | trial.params
+        if trial.state == TrialState.FAIL and trial.number not in repeated and point.keys() == keys:
+            study.enqueue_trial(point, user_attrs={REPEATS: trial.number})
     return len(left)
 
 

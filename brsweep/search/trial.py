@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
 
 from brsweep.errors import BrsweepError
 from brsweep.search.settings import Question
+from brsweep.search.study import FAILED, PRUNED, RUN
 from brsweep.stages.plan import REGULARIZED
 from brsweep.sweep.folder import METRICS
 from brsweep.sweep.manifest import add_to_manifest
 from brsweep.sweep.run import Pruned, Run, execute
 from brsweep.tracking.jsonl import read
 from brsweep.training.loop import Diverged
-
-RUN, CAUSE = "run", "cause"
-"""Attributes of a trial: its run's name, and why it was pruned or failed."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """value: in [0, 1], of a finished trial. cause: of a pruned or a failed one, in one line."""
-
-    state: TrialState
-    value: float | None = None
-    cause: str | None = None
 
 
 class Watch:
@@ -57,13 +44,16 @@ class Watch:
             self._trial.report(record["val_accuracy"], record["epoch"])
 
 
-def run_trial(trial: optuna.Trial, question: Question) -> Outcome:
-    """Do the trial's run. A point that the configuration refuses, or that diverges, fails; what else goes wrong is not
-    the point's fault and is raised."""
+def run_trial(trial: optuna.Trial, question: Question) -> float | None:
+    """Do the trial's run; its value, or None where it was pruned or failed, which the trial's attributes then say.
+
+    A point that the configuration refuses, or that diverges, fails; what else goes wrong is not the point's fault and
+    is raised.
+    """
     try:
         run = Run.of(question.configured(trial.params))
     except BrsweepError as error:
-        return Outcome(TrialState.FAIL, cause=str(error))
+        return trial.set_user_attr(FAILED, str(error))
     trial.set_user_attr(RUN, run.name)
     _note(run, trial, question)
     safe_until = run.config["schedule"]["warmup_epochs"] + question.settings.prune_after_epochs
@@ -71,13 +61,13 @@ def run_trial(trial: optuna.Trial, question: Question) -> Outcome:
     try:
         result = execute(run.config, watch)
     except Pruned as error:
-        return Outcome(TrialState.PRUNED, cause=str(error))
+        return trial.set_user_attr(PRUNED, str(error))
     except Diverged as error:
-        return Outcome(TrialState.FAIL, cause=str(error))
+        return trial.set_user_attr(FAILED, str(error))
     for record in read(run.folder.path / METRICS):  # a run that was finished before has shown none
         if record["stage"] == REGULARIZED:
             watch.report(record)
-    return Outcome(TrialState.COMPLETE, value=result["val_accuracy"])
+    return result["val_accuracy"]
 
 
 def _note(run: Run, trial: optuna.Trial, question: Question) -> None:
