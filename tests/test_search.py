@@ -78,7 +78,7 @@ def test_a_pruned_run_says_so_and_is_no_failure(done):
         run = states[trial["about"]["run"]]
         assert (run.state, run.cause, run.done, run.total) == ("stopped", None, 5, 6)
         assert dict(o.split("=") for o in run.overrides) == {key: str(value) for key, value in trial["point"]}
-        assert (run.path / "console.log").read_text().splitlines()[-1] == f"warning: pruned: {trial['about']['cause']}"
+        assert (run.path / "console.log").read_text().splitlines()[-1] == f"warning: pruned: {trial['about']['pruned']}"
         assert trial["about"]["pruned"].startswith(f"after epoch 3/4: validation {trial['epochs'][0][1]:.2%} at best")
         assert trial["epochs"][0][1] < sum(finished) / 2  # of two values the mean is the median
 
@@ -113,8 +113,8 @@ def test_the_end_names_the_best_its_command_and_the_one_for_more_seeds(done, cap
 
 
 def test_killed_in_a_trials_last_stage_it_ends_as_if_it_was_not(done, tmp_path, capsys):
-    """The third epoch of the second trial's last stage is saved and not reported when the process dies."""
-    small_searches.kill_at("brsweep.stages.run:save", 13, tmp_path=tmp_path)
+    """The second trial's third epoch is saved, and not yet reported, when the process dies."""
+    small_searches.kill_at("brsweep.stages.run:save", 11, tmp_path=tmp_path)
     small_searches.search(tmp_path=tmp_path)
     assert "1 of 4 trials done; 1 killed, tried again first" in capsys.readouterr().out
     mine, whole = table(tmp_path / "lambdas"), table(done[0] / "lambdas")
