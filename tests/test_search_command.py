@@ -26,7 +26,7 @@ REFUSED = [
     (f"{LOW}=3", f"{LOW}=3: a key has {{low: ..., high: ...}}"),
     ("+search.space.reg.variance={choices:[]}", "search.space.reg.variance.choices=[]: a list of single values"),
     ("+search.space.reg.variance={choices:[biased,up]}", "search.space: reg.variance=up: choose one of biased"),
-    ("+search.space.reg.lamda_act={low:0,high:1}", "search.space: reg.lamda_act: there is no such option; did you mean"),
+    ("+search.space.reg.lamda_act={low:0,high:1}", "search.space: reg.lamda_act: there is no such option; did you"),
     ("+search.space={quant.clip_value:{low:0,high:6}}", "search.space: quant.clip_value=0.0: a clip is a positive"),
     ("+search.space.reg.unit.act={low:0,high:1}", "search.space: reg.unit.act=0.0: choose one of value, step"),
     ("+search.space.seed={low:1,high:9}", "search.space.seed: a search has one seed, seed=..."),
