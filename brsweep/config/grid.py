@@ -49,7 +49,8 @@ def _compose(loader: ConfigLoader, master: DictConfig, overrides: Sequence[str],
             del cfg["hydra"]
         config = checked(cfg, overrides)
     except Exception as error:
-        line = str(error) if isinstance(error, BrsweepError) else one_line(error, known_keys())
+        known = known_keys(master.hydra.job.config_name)
+        line = str(error) if isinstance(error, BrsweepError) else one_line(error, known)
         if line is None:
             raise
         raise BrsweepError(f"{line} (at {' '.join(overrides)}; nothing was started)") from None
