@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import call
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
@@ -31,7 +32,7 @@ def commands(kind: str) -> list[list[str]]:
 
 def test_every_block_has_a_kind_that_a_test_takes():
     kinds = re.findall(r"^```(.+)$", TEXT, flags=re.M)
-    assert set(kinds) == {"bash", "bash compose", "python", "text", "tree"}
+    assert set(kinds) == {"bash", "bash compose", "bash dry", "python", "text", "tree"}
     assert len(commands("bash")) >= 3 and len(commands("bash compose")) >= 5
 
 
@@ -54,6 +55,14 @@ def test_commands_that_need_a_download_compose(command, tmp_path):
             for part in key.split("."):
                 node = node[part]
             assert str(node).lower().removesuffix(".0") == value.lower()
+
+
+@pytest.mark.parametrize("command", commands("bash dry"), ids=lambda c: " ".join(c[3:])[:60])
+def test_sweeps_plan_as_written(command, tmp_path, monkeypatch, capsys):
+    assert command[:3] == ["python", "-m", "brsweep.train"]
+    answer = call(monkeypatch, capsys, *command[3:], f"output_dir={tmp_path}", "hydra.launcher.dry_run=true")
+    assert answer.code == 0, answer.err
+    assert "epochs to train" in answer.out
 
 
 @pytest.mark.slow

@@ -181,7 +181,7 @@ def close(plan: SweepPlan, outcomes: Sequence[Outcome], say: Any) -> None:
     missing = len(plan.runs) - counts["finished"]
     say(f"table and figures: python -m brsweep.report {plan.path}")
     if missing:
-        raise BrsweepError(f"{_many(missing, 'run')} of {len(plan.runs)} not finished; the same command trains them")
+        raise BrsweepError(f"{missing} of {len(plan.runs)} runs not finished; the same command goes on with them")
 
 
 def _alone(overrides: Sequence[str]) -> list[str]:
