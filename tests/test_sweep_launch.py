@@ -123,10 +123,13 @@ def test_damage_is_mended_by_the_same_line(undisturbed, tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupt_keeps_checkpoints_and_says_what_to_do(tmp_path):
-    launcher = launch(tmp_path, "schedule.float_epochs=500")
-    wait_for(lambda: list((tmp_path / "runs/s/stages").glob("*/metrics.jsonl")), launcher)
-    launcher.send_signal(signal.SIGINT)
-    out, _ = launcher.communicate(timeout=60)
+    with launch(tmp_path, "schedule.float_epochs=500") as launcher:
+        try:
+            wait_for(lambda: list((tmp_path / "runs/store").glob("*.partial/checkpoint.pt")), launcher)
+            launcher.send_signal(signal.SIGINT)
+            out, _ = launcher.communicate(timeout=60)
+        finally:
+            launcher.kill()
     assert launcher.returncode == 130 and "Traceback" not in out
     assert "interrupted: checkpoints are kept; the same command goes on from them" in out
     assert list((tmp_path / "runs" / "store").glob("*.partial/checkpoint.pt"))
@@ -137,6 +140,7 @@ def launch(folder: Path, *more: str) -> subprocess.Popen:
         [sys.executable, "-m", "brsweep.train", "--multirun", *RECIPE, *GRID, "hydra.launcher.n_jobs=2", *more],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )  # fmt: skip
 
 
