@@ -27,7 +27,7 @@ from brsweep.tracking.weights_and_biases import WeightsAndBiases
 
 FOLDER = Path(sys.argv[1])
 ARGUMENTS = dict(project="p", entity=None, job_type="train", init_timeout_s=1.0, finish_timeout_s=10.0, flush_s=0.25,
-                 system_stats=False)
+                 system_stats=False, media=False)
 
 def tracker(folder=FOLDER, id="0123abcd", **changes):
     run = RunInfo("resnet20-w2a2", "lambda", {"quant": {"weight_bits": 2}, "seed": 42}, ("w2a2", "x" * 99), id)
@@ -127,7 +127,9 @@ assert not children.exists() or children.read_text() == ""
     assert not found.git  # the tests run in a checkout
     assert not [file for file in tmp_path.rglob("*") if file.suffix in (".patch", ".py", ".diff")]
     note = json.loads((tmp_path / "wandb.json").read_text())
-    assert note == {"id": "0123abcd", "epochs_sent": 5, "mode": "offline"}
+    assert note == {
+        "attempt": "0123abcd", "id": "0123abcd", "epochs_sent": 5, "mode": "offline", "status": "finished",
+    }  # fmt: skip
 
 
 def test_two_runs_in_one_process_have_files_of_their_own_side_by_side_and_in_turn(tmp_path):

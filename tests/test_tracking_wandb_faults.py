@@ -27,12 +27,13 @@ class Settings:
 
 
 class StandIn:
-    """Plays `wandb`: online `init` raises each of `failures` in turn; the server has `server_steps` epochs."""
+    """Plays `wandb`: online `init` raises each of `failures` in turn; the server has `server_steps` epochs. run_id: the
+    id that an agent of `wandb sweep` gives the run."""
 
     Settings = Settings
 
-    def __init__(self, failures=(), server_steps=0, finish_s=0.0):
-        self.failures, self.server_steps, self.finish_s = list(failures), server_steps, finish_s
+    def __init__(self, failures=(), server_steps=0, finish_s=0.0, run_id=None):
+        self.failures, self.server_steps, self.finish_s, self.run_id = list(failures), server_steps, finish_s, run_id
         self.inits, self.logged, self.summary, self.ended = [], [], {}, []
 
     def setup(self, settings):
@@ -44,9 +45,11 @@ class StandIn:
         offline = arguments.get("mode") == "offline"
         if self.failures and not offline:
             raise self.failures.pop(0)
-        files = Path(arguments["dir"]) / "wandb" / f"{'offline-' * offline}run-1-{arguments['id']}"
+        run_id = self.run_id or arguments["id"]
+        files = Path(arguments["dir"]) / "wandb" / f"{'offline-' * offline}run-1-{run_id}"
         (files / "files").mkdir(parents=True, exist_ok=True)
         return SimpleNamespace(
+            id=run_id,
             disabled=False,
             offline=offline,
             resumed=bool(self.server_steps) and not offline,
@@ -88,6 +91,7 @@ def world(tmp_path, monkeypatch):
             "finish_timeout_s": 5.0,
             "flush_s": 2.0,
             "system_stats": False,
+            "media": False,
         }
         return WeightsAndBiases(tmp_path / "run", run, **(arguments | changes)), said
 
