@@ -122,10 +122,9 @@ def test_a_raising_init_leads_to_an_offline_run_with_one_warning(world, monkeypa
     tracker, said = world(module)
     tracker.replay(RECORDS[:2])
     tracker.finish("finished")
-    files = tmp_path / "run" / "wandb" / "offline-run-1-id1"
     assert said == [
         "warning: W&B cannot be reached, this run is kept offline: ConnectionError: network is down",
-        f"W&B (offline) in {files}; send it with: wandb sync {files}",
+        f"W&B offline; send it with: python -m brsweep.sweep.sync {tmp_path / 'run'}",
     ]
     assert [init.get("mode") for init in module.inits] == [None, "offline"]
     assert sent(module) == [1, 2]
@@ -197,7 +196,7 @@ def test_a_finish_that_hangs_is_left_behind_after_its_time(world):
     tracker.finish("finished")
     assert time.monotonic() - started < 2.5  # 0.1 s, and one second for W&B to keep the limit itself
     assert said[-1].startswith(
-        "warning: W&B is not done after 0.1 s and is left behind; send the rest with: wandb sync "
+        "warning: W&B is not done after 0.1 s and is left behind; send the rest with: python -m brsweep.sweep.sync "
     )
     left = set(threading.enumerate()) - before
     assert left and all(thread.daemon for thread in left)

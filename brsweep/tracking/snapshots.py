@@ -58,7 +58,7 @@ def snapshot(folder: Path, name: str) -> tuple[dict[str, Histogram], np.ndarray 
 
     path = folder / SNAPSHOTS / f"{name}.npz"
     try:
-        with np.load(path) as arrays:
+        with open(path, "rb") as file, np.load(file) as arrays:
             held = {key: arrays[key] for key in arrays}
     except FileNotFoundError:
         return {}, None

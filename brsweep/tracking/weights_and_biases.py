@@ -2,7 +2,7 @@
 
 With `WANDB_MODE` set, W&B does what it says. Otherwise a run is online where W&B finds a key (`WANDB_API_KEY`, netrc,
 its settings file), and offline where there is none; a key whose server does not answer within `init_timeout_s` costs
-one warning line, and the run is kept offline. W&B's files lie in `folder`/wandb, and one line says how to send them.
+one warning line, and the run is kept offline. W&B's files lie in `folder`/wandb, and one line says how to send the run.
 
 A row per epoch. Each stage has axes of its own: its metrics are `<stage>/<name>` over `<stage>/epoch`, with
 `<stage>/step`, the optimizer's steps, beside it; `epoch_total`, which is W&B's own step as well, counts over all
@@ -32,7 +32,7 @@ EXIT_CODES = {FINISHED: 0, FAILED: 1, INTERRUPTED: 255}
 
 
 class WeightsAndBiases:
-    """A tracker that mirrors the run to W&B, online or into a file for `wandb sync`.
+    """A tracker that mirrors the run to W&B, online or into files that wait for it.
 
     project, entity, job_type: as in wandb.init, where an entity of None is the account's own; the group is the sweep.
     init_timeout_s, finish_timeout_s: the longest that the start and the end of a run wait for the server, in seconds.
@@ -81,8 +81,7 @@ class WeightsAndBiases:
             self._about.warn(f"W&B has {self._sent.last} epochs of this run and keeps them; only later ones are added")
         for step, record in enumerate(records, start=1):
             self.log(record, step)
-        where = "offline" if run.offline else run.url
-        self._about.notice(f"W&B ({where}) in {self._files()}; send it with: {self._sync()}")
+        self._about.notice(f"W&B offline; send it with: {self._sync()}" if run.offline else f"W&B: {run.url}")
 
     def log(self, metrics: Record, step: int) -> None:
         if self._run.disabled or step <= self._sent.last:
@@ -140,8 +139,5 @@ class WeightsAndBiases:
             self._about.warn(f"W&B gets no pictures of the stage {stage}: {one_line(error)}")
             return {}
 
-    def _files(self) -> Path:
-        return Path(self._run.dir).parent
-
     def _sync(self) -> str:
-        return f"wandb sync {shlex.quote(str(self._files()))}"
+        return f"python -m brsweep.sweep.sync {shlex.quote(str(self._folder))}"
