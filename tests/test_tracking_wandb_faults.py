@@ -76,12 +76,12 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "exit", sys.exit)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
 
-    def make(module, **changes):
+    def make(module, ends=(), **changes):
         monkeypatch.setitem(sys.modules, "wandb", module)
         said = []
         config = {"seed": 42}
         run = RunInfo(
-            "name", "sweep", config, (), "id1", notice=said.append, warn=lambda s: said.append("warning: " + s)
+            "name", "sweep", config, (), "id1", ends, notice=said.append, warn=lambda s: said.append("warning: " + s)
         )
         arguments = {
             "project": "p",
@@ -208,3 +208,44 @@ def test_an_error_of_finish_reaches_the_guard(world):
     tracker._run.finish = lambda exit_code: 1 / 0
     with pytest.raises(ZeroDivisionError):
         tracker.finish("finished")
+
+
+def test_the_row_of_a_stages_last_epoch_waits_for_its_snapshot_and_no_longer(world, tmp_path):
+    module = StandIn()
+    tracker, said = world(module, ends=(2,), media=True)
+    tracker.replay(RECORDS[:1])
+    tracker.log(RECORDS[1], 2)
+    assert sent(module) == [1]
+    tracker.stage_ended("float")  # of before the replay
+    assert sent(module) == [1]
+    (tmp_path / "run" / "snapshots").mkdir()
+    (tmp_path / "run" / "snapshots" / "br-end.npz").write_bytes(b"cut")
+    tracker.stage_ended("br")
+    assert sent(module) == [1, 2]
+    assert said[-1].startswith("warning: W&B gets no pictures of the stage br: BrsweepError: ")
+    tracker.finish("finished")
+    assert sent(module) == [1, 2]
+
+
+@pytest.mark.parametrize("end", ["next epoch", "finish"])
+def test_a_snapshot_that_never_comes_holds_no_row_back(world, end):
+    module = StandIn()
+    tracker, _ = world(module, ends=(1,))
+    tracker.replay([])
+    tracker.log(RECORDS[0], 1)
+    assert sent(module) == []
+    if end == "finish":
+        tracker.finish("interrupted")
+    else:
+        tracker.log(RECORDS[1], 2)
+    assert sent(module)[:1] == [1]
+
+
+def test_where_asked_an_unreachable_server_is_an_error_and_nothing_is_kept(world, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    module = StandIn(failures=[ConnectionError("down")])
+    tracker, said = world(module, fall_back=False)
+    with pytest.raises(ConnectionError, match="down"):
+        tracker.replay(RECORDS)
+    assert (len(module.inits), said) == (1, [])
+    assert not (tmp_path / "run" / "wandb.json").exists()

@@ -63,8 +63,6 @@ def test_what_was_sent_is_believed_only_with_its_files_and_its_id(tmp_path):
 def test_an_agents_run_keeps_its_id_over_a_resume_and_not_over_a_new_attempt(tmp_path):
     steps = Sent(tmp_path, "id1", 1.0)
     steps.open("agents", "online", 2)
-    (tmp_path / "wandb" / "run-1-agents").mkdir(parents=True)
-    (tmp_path / "wandb" / "run-1-agents" / "run-agents.wandb").touch()
     steps.close("failed")
     assert Sent(tmp_path, "id1", 1.0).on_record() == OnRecord("agents", 2, "online", "failed")
     assert Sent(tmp_path, "id2", 1.0).on_record() == OnRecord("id2")

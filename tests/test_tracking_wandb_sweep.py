@@ -6,6 +6,7 @@ What W&B's offline files hold is compared with metrics.jsonl, before and after `
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -193,3 +194,21 @@ def test_sync_completes_what_the_kill_cut_and_a_second_time_changes_nothing(swee
     code, said, err = sync(sweep)
     assert (code, said[1:], err) == (0, [f"{sweep}: 2 complete already"], "")
     assert state(sweep) == before
+
+
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")  # of wandb-workspaces
+def test_the_dashboard_asks_for_what_runs_log_alone(sweep):
+    pytest.importorskip("wandb_workspaces")
+    from brsweep.tracking.workspace import build, serialised
+
+    [path] = offline(finished(sweep))
+    found = read_wandb(path)
+    logged = {key for row in found.history for key in row}
+    spec = json.dumps(serialised(build("lambda", "us", "p")))
+    configured = set(re.findall(r"(\w+)\.value\.(\w+)", spec))
+    assert len(configured) == 7
+    assert all(key in found.config[group] for group, key in configured)
+    asked = set(re.findall(r"(?:float|warmup|br)/[\w/]+", spec))
+    assert len(asked) > 20
+    assert asked <= logged
+    assert set(re.findall(r"summary(?:_metrics\.|:)(\w+)", spec)) <= set(found.summary)

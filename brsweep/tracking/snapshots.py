@@ -34,7 +34,6 @@ class Histogram:
         margin = 1.5
         return range(round(self.low + margin), round(self.high - margin) + 1)
 
-
     def coarse(self, cells_per_step: int) -> tuple[np.ndarray, np.ndarray]:
         """Edges and counts with at most `cells_per_step` cells to a step, from neighbouring cells added up."""
         import numpy as np

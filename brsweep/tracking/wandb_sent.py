@@ -49,14 +49,15 @@ class Sent:
         self._write(id=run_id, mode=mode, epochs_sent=last)
 
     def on_record(self) -> OnRecord:
-        """What earlier sessions sent of this attempt; nothing where their files are gone or no note is readable."""
+        """What earlier sessions sent of this attempt; nothing where no note is readable, or where the files of an
+        offline one are gone."""
         attempt = self._note["attempt"]
         try:
             note = json.loads(self._path.read_bytes())
             if note["attempt"] != attempt or not isinstance(note["id"], str):
                 return OnRecord(attempt)
-            kept = any(self._folder.glob(f"wandb/*run-*/run-{note['id']}.wandb"))
             epochs, ended = int(note["epochs_sent"]), (note["mode"], note["status"])
+            kept = note["mode"] == "online" or any(self._folder.glob(f"wandb/*run-*/run-{note['id']}.wandb"))
         except (OSError, ValueError, KeyError, TypeError):
             return OnRecord(attempt)
         return OnRecord(note["id"], epochs, *ended) if kept else OnRecord(note["id"])
