@@ -109,6 +109,31 @@ def test_occupancy_stacks_each_layers_shares(folder):
     assert [text.get_text() for text in acts.get_legend().get_texts()] == ["0", "1", "2", "3"]
 
 
+def test_layers_of_different_bits_share_the_codes_they_have():
+    line = {
+        "stage": "br", "site": ["a", "b"], "kind": ["weight", "weight"], "bits": [2, 3],
+        "occupancy": [[0.0, 0.25, 0.75, 0.0], [0.5, 0, 0, 0, 0.25, 0.25, 0, 0]],
+    }  # fmt: skip
+    weights = drawing.occupancy(line).axes[0]
+    bars = {group.get_label(): [(bar.get_x(), bar.get_width()) for bar in group] for group in weights.containers}
+    assert list(bars) == [str(code) for code in range(-4, 4)]
+    assert (bars["-4"], bars["-1"], bars["0"]) == (
+        [(0, 0), (0, 0.5)],
+        [(0, 0.25), (0.5, 0)],
+        [(0.25, 0.75), (0.5, 0.25)],
+    )
+
+
+def test_a_net_with_float_activations_and_an_alpha_that_was_lost_are_drawn_all_the_same(folder):
+    lines = [json.loads(line) for line in (folder / "layers.jsonl").read_text().splitlines()]
+    lines = [{key: value[:2] if isinstance(value, list) else value for key, value in line.items()} for line in lines]
+    lines[1]["alpha"][1] = None
+    weights, acts = drawing.alpha_paths(lines).axes
+    assert [np.isnan(y) for y in weights.lines[1].get_ydata()] == [False, True, False]
+    assert len(acts.lines) == 1  # the switch to BR
+    assert drawing.occupancy(lines[-1]).axes[1].get_legend() is None
+
+
 def test_confusions_are_shares_of_the_true_class():
     [axes] = drawing.confusion_matrix(np.array([[3, 1], [0, 4]])).axes
     assert {(t.get_position(), t.get_text()) for t in axes.texts} == {((0, 0), "75"), ((1, 0), "25"), ((1, 1), "100")}

@@ -93,7 +93,7 @@ def _sync_run(folder: RunFolder, online: bool, say: Callable[[str], None]) -> st
 
 def _complete(folder: RunFolder, config: Mapping[str, Any], online: bool, say: Callable[[str], None]) -> str:
     path, result = folder.path, folder.result()
-    records = with_layer_means(read(path / METRICS), layers(path))
+    records = read(path / METRICS)
     about = RunInfo(
         name=path.name,
         sweep=config["sweep_name"],
@@ -109,7 +109,7 @@ def _complete(folder: RunFolder, config: Mapping[str, Any], online: bool, say: C
         return COMPLETE
     tracker = build("logger", config["logger"], folder=path, run=about, fall_back=False)
     try:
-        tracker.replay(records)
+        tracker.replay(with_layer_means(records, layers(path)))
     except Exception as error:
         raise Unreachable(f"W&B can't be reached or refuses ({one_line(error)}); the same command goes on") from None
     if result is not None:
@@ -135,7 +135,7 @@ def _config(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        config = yaml.safe_load((path / CONFIG).read_text())
+        config = yaml.load((path / CONFIG).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         return config if config["logger"] is not None else {"logger": {}}
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         raise BrsweepError(f"{path / CONFIG}: not a run's configuration; the same run writes it anew") from None

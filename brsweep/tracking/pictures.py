@@ -12,6 +12,7 @@ imported when first needed and used without pyplot: no backend, no window, no st
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,8 @@ def alpha_paths(lines: Sequence[Mapping[str, Any]]) -> Figure:
         picked = [i for i, k in enumerate(lines[-1]["kind"]) if k == kind]
         for order, i in enumerate(picked):
             style = "-" if lines[-1]["bits"][i] <= FEW_BITS else "--"
-            values = [line["alpha"][i] / max(lines[0]["alpha"][i], 1e-30) for line in lines]
+            values = [math.nan if line["alpha"][i] is None else line["alpha"][i] for line in lines]
+            values = [value / values[0] if values[0] else math.nan for value in values]
             colour = colours(0.95 * order / max(len(picked) - 1, 1))
             ax.plot(epochs, values, style, color=colour, linewidth=1.1, marker="." if len(epochs) == 1 else None)
         for switch in switches:
@@ -123,17 +125,20 @@ def occupancy(line: Mapping[str, Any]) -> Figure:
         bins = max((len(line["occupancy"][i]) for i in picked), default=0)
         first = -(bins // 2) if kind == "weight" else 0
         colours = matplotlib.colormaps["Blues" if kind == "act" else "PuOr"]
-        for k in range(bins):
-            shares = [line["occupancy"][i][k] if k < len(line["occupancy"][i]) else 0.0 for i in picked]
-            starts = [sum(line["occupancy"][i][:k]) for i in picked]
-            code = first + k
+        for code in range(first, first + bins):
+            cuts = []
+            for held in (line["occupancy"][i] for i in picked):
+                k = code + (len(held) // 2 if kind == "weight" else 0)  # layers differ in bits
+                cuts.append((sum(held[: max(k, 0)]), sum(held[: max(k + 1, 0)])))
+            starts, shares = [begin for begin, _ in cuts], [end - begin for begin, end in cuts]
             place = 0.5 + 0.4 * code / max(-first, 1) if kind == "weight" else 0.05 + 0.9 * code / max(bins - 1, 1)
             style = {"height": 0.8, "color": colours(place), "edgecolor": QUIET, "linewidth": 0.3}
             ax.barh(range(len(picked)), shares, left=starts, label=f"{code}", **style)
         _rows(ax, [line["site"][i] for i in picked], f"{KINDS[kind]}, by code", most)
         ax.set_xlim(0, 1)
         ax.set_xlabel("share of values")
-        ax.legend(ncols=8, fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+        if bins:
+            ax.legend(ncols=8, fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     figure.suptitle(f"Bin occupancy at the end of {line['stage']}", fontsize=10)
     return figure
 
