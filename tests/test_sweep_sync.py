@@ -74,6 +74,14 @@ def test_the_server_is_sent_what_it_lacks_once(server, tmp_path):
     assert again.inits == []
 
 
+def test_a_stage_ends_where_another_begins_and_at_the_last_epoch_once_its_snapshot_is_there(tmp_path):
+    assert module._stage_ends(tmp_path, [*RECORDS, RECORDS[1]]) == (1,)
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "snapshots" / "br-end.npz").touch()
+    assert module._stage_ends(tmp_path, [*RECORDS, RECORDS[1]]) == (1, 3)
+    assert module._stage_ends(tmp_path, []) == ()
+
+
 def test_an_offline_record_goes_online_when_there_is_a_key_and_an_agents_id_is_kept(server, tmp_path):
     folder = make(tmp_path / "lambda" / "run", finished=False)
     attempt = RunFolder(folder).attempt_id("lambda/run")
