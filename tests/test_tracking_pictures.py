@@ -12,8 +12,10 @@ from PIL import Image
 
 from brsweep.errors import BrsweepError
 from brsweep.tracking import pictures as drawing
+from brsweep.tracking import snapshots
 from brsweep.tracking.pictures import pictures
 from brsweep.tracking.snapshots import Histogram, snapshot
+from brsweep.training import measure
 
 SITES = {"conv1": (8, -129.5, 128.5), "a": (2, -3.5, 2.5), "relu_a": (2, -1.5, 4.5)}
 
@@ -89,6 +91,7 @@ def test_neighbouring_cells_add_up_and_relus_zeros_set_no_scale():
     assert histogram.scale(spike, edges) == counts.max()
     signed = Histogram(np.arange(1, 193), -3.5, 2.5, 2)
     assert list(signed.codes) == [-2, -1, 0, 1]
+    assert snapshots.MARGIN == measure.HISTOGRAM_MARGIN
     assert signed.scale(spike, edges) == 1000
 
 

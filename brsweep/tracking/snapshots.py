@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 LAYERS, SNAPSHOTS = "layers.jsonl", "snapshots"
+MARGIN = 1.5
+"""Histograms reach this many steps beyond the lowest and the highest level, as `training.measure` makes them."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,8 @@ class Histogram:
 
     @property
     def codes(self) -> range:
-        """The grid's codes: the whole numbers that lie deeper than the margin of the range on both sides."""
-        margin = 1.5
-        return range(round(self.low + margin), round(self.high - margin) + 1)
+        """The grid's codes, qn to qp."""
+        return range(round(self.low + MARGIN), round(self.high - MARGIN) + 1)
 
     def coarse(self, cells_per_step: int) -> tuple[np.ndarray, np.ndarray]:
         """Edges and counts with at most `cells_per_step` cells to a step, from neighbouring cells added up."""
