@@ -84,10 +84,11 @@ def test_a_curve_reaches_as_high_as_the_counts_say():
 def test_neighbouring_cells_add_up_and_relus_zeros_set_no_scale():
     histogram = Histogram(np.arange(1, 193), -1.5, 4.5, 2)  # 32 cells a step
     edges, counts = histogram.coarse(cells_per_step=16)
-    assert counts.tolist() == [2 * i + 1 for i in range(1, 193, 2)]
-    assert (edges[0], edges[-1], edges[1]) == (-1.5, 4.5, -1.5 + 1 / 16)
+    assert counts.tolist() == [1, *(2 * i + 1 for i in range(2, 192, 2)), 192]
+    assert (edges[0], edges[-1], edges[1]) == (-1.5 - 1 / 32, 4.5 + 1 / 32, -1.5 + 1 / 32)
+    assert {-1 / 32, 1 / 32, 2 - 1 / 32, 2 + 1 / 32} <= set(edges.tolist())  # levels in the middle of a cell
     assert list(histogram.codes) == [0, 1, 2, 3]
-    spike = np.where(edges[:-1] == 0, 1000, counts)
+    spike = np.where(edges[:-1] == -1 / 32, 1000, counts)
     assert histogram.scale(spike, edges) == counts.max()
     signed = Histogram(np.arange(1, 193), -3.5, 2.5, 2)
     assert list(signed.codes) == [-2, -1, 0, 1]

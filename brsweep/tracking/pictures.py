@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BEFORE, AFTER, LEVEL, QUIET = "#E69F00", "#0072B2", "#999999", "#666666"
+TITLES = {"float": "float", "warmup": "warm-up", "br": "BR"}
 KINDS = {"weight": "weights", "act": "activations"}
 FEW_BITS = 4
 """Levels and bins are drawn up to this many bits; beyond it they are finer than the picture."""
@@ -69,7 +70,7 @@ def ridges(kind: str, sites: Mapping[str, tuple[Histogram | None, Histogram]], s
         _rows(ax, list(rows), f"{bits} bits", most)
         ax.set_xlabel("value / alpha")
     what = "Latent weights" if kind == "weight" else "Activations before quantization (zeros cut off)"
-    figure.suptitle(f"{what}: {stage} begins (orange) and ends (blue); levels grey", fontsize=10)
+    figure.suptitle(f"{what} as {TITLES[stage]} begins (orange) and ends (blue); levels grey", fontsize=10)
     return figure
 
 
@@ -139,7 +140,7 @@ def occupancy(line: Mapping[str, Any]) -> Figure:
         ax.set_xlabel("share of values")
         if bins:
             ax.legend(ncols=8, fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12))
-    figure.suptitle(f"Bin occupancy at the end of {line['stage']}", fontsize=10)
+    figure.suptitle(f"Bin occupancy at the end of {TITLES[line['stage']]}", fontsize=10)
     return figure
 
 

@@ -36,13 +36,17 @@ class Histogram:
         return range(round(self.low + MARGIN), round(self.high - MARGIN) + 1)
 
     def coarse(self, cells_per_step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Edges and counts with at most `cells_per_step` cells to a step, from neighbouring cells added up."""
+        """Edges and counts with at most `cells_per_step` cells to a step, from neighbouring cells added up.
+
+        Where cells are added up, levels lie in the middle of one, so that values on a level are not split in two.
+        """
         import numpy as np
 
-        group = max(round(len(self.counts) / (self.high - self.low) / cells_per_step), 1)
-        counts = np.pad(self.counts, (0, -len(self.counts) % group)).reshape(-1, group).sum(axis=1)
-        width = group * (self.high - self.low) / len(self.counts)
-        return self.low + width * np.arange(len(counts) + 1), counts
+        fine = len(self.counts) / (self.high - self.low)
+        group = max(round(fine / cells_per_step), 1)
+        ahead = (group // 2 - round(MARGIN * fine)) % group
+        counts = np.pad(self.counts, (ahead, -(ahead + len(self.counts)) % group)).reshape(-1, group).sum(axis=1)
+        return self.low + (group * np.arange(len(counts) + 1) - ahead) / fine, counts
 
     def scale(self, counts: np.ndarray, edges: np.ndarray) -> float:
         """The largest of `counts`; for activations without the cell at 0, which half of ReLU's outputs fill."""
