@@ -244,7 +244,8 @@ def test_a_snapshot_that_never_comes_holds_no_row_back(world, end):
 def test_where_asked_an_unreachable_server_is_an_error_and_nothing_is_kept(world, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     module = StandIn(failures=[ConnectionError("down")])
-    tracker, said = world(module, fall_back=False)
+    tracker, said = world(module)
+    tracker.fall_back = False
     with pytest.raises(ConnectionError, match="down"):
         tracker.replay(RECORDS)
     assert (len(module.inits), said) == (1, [])

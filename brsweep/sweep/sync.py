@@ -107,7 +107,8 @@ def _complete(folder: RunFolder, config: Mapping[str, Any], online: bool, say: C
     before = Sent(path, about.id, settle_s=0.0).on_record()
     if _is_complete(before, len(records), result is not None, online):
         return COMPLETE
-    tracker = build("logger", config["logger"], folder=path, run=about, fall_back=False)
+    tracker = build("logger", config["logger"], folder=path, run=about)
+    tracker.fall_back = False
     try:
         tracker.replay(with_layer_means(records, layers(path)))
     except Exception as error:

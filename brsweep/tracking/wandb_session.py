@@ -27,7 +27,7 @@ class Session:
     """How runs are opened.
 
     place: project, entity and job_type for wandb.init. init_timeout_s, finish_timeout_s: the longest waits for the
-    server. fall_back: whether a run whose server cannot be reached is kept offline; else the error is raised.
+    server.
     """
 
     place: Mapping[str, Any]
@@ -35,10 +35,9 @@ class Session:
     finish_timeout_s: float
     flush_s: float
     system_stats: bool
-    fall_back: bool
 
-    def open(self, folder: Path, about: RunInfo, run_id: str) -> Any:
-        """W&B's run, its files under `folder`/wandb."""
+    def open(self, folder: Path, about: RunInfo, run_id: str, fall_back: bool) -> Any:
+        """W&B's run, its files under `folder`/wandb; with `fall_back` offline where the server cannot be reached."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
@@ -49,7 +48,7 @@ class Session:
             try:
                 run = self._init(wandb, folder, about, run_id, mode)
             except Exception as error:
-                if mode or not self.fall_back:
+                if mode or not fall_back:
                     raise
                 about.warn(f"W&B cannot be reached, this run is kept offline: {one_line(error)}")
                 if not _live:

@@ -39,7 +39,8 @@ class WeightsAndBiases:
     flush_s: a killed process loses records younger than this, in seconds.
     system_stats: let W&B sample the machine's load, which takes time from the training.
     media: draw the pictures, which takes a second or two at the end of each stage.
-    fall_back: keep the run offline where the server cannot be reached; else `replay` raises.
+
+    `fall_back` may be set to False before the replay, which then raises where the server cannot be reached.
     """
 
     def __init__(
@@ -54,18 +55,18 @@ class WeightsAndBiases:
         flush_s: float,
         system_stats: bool,
         media: bool,
-        fall_back: bool = True,
     ) -> None:
         self._folder, self._about, self._media = Path(folder).resolve(), run, media
         place = {"project": project, "entity": entity, "job_type": job_type}
-        self._session = Session(place, init_timeout_s, finish_timeout_s, flush_s, system_stats, fall_back)
+        self._session = Session(place, init_timeout_s, finish_timeout_s, flush_s, system_stats)
         self._sent = Sent(self._folder, run.id, settle_s=2 * flush_s)
         self._row: tuple[int, str, dict[str, Any]] | None = None  # step, stage and values not yet sent
         self._run: Any = None
+        self.fall_back = True
 
     def replay(self, records: Sequence[Record]) -> None:
         before = self._sent.on_record()
-        run = self._run = self._session.open(self._folder, self._about, before.run_id)
+        run = self._run = self._session.open(self._folder, self._about, before.run_id, self.fall_back)
         if run.disabled:
             self._about.notice("W&B is disabled by WANDB_MODE")
             return
