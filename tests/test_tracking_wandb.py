@@ -27,7 +27,7 @@ from brsweep.tracking.weights_and_biases import WeightsAndBiases
 
 FOLDER = Path(sys.argv[1])
 ARGUMENTS = dict(project="p", entity=None, job_type="train", init_timeout_s=1.0, finish_timeout_s=10.0, flush_s=0.25,
-                 system_stats=False)
+                 system_stats=False, media=False)
 
 def tracker(folder=FOLDER, id="0123abcd", **changes):
     run = RunInfo("resnet20-w2a2", "lambda", {"quant": {"weight_bits": 2}, "seed": 42}, ("w2a2", "x" * 99), id)
@@ -110,7 +110,7 @@ assert not children.exists() or children.read_text() == ""
 """,
     )
     [path] = files(tmp_path)
-    assert said == [f"W&B (offline) in {path.parent}; send it with: wandb sync {path.parent}"]
+    assert said == [f"W&B offline; send it with: python -m brsweep.sweep.sync {tmp_path}"]
     assert rows(path) == {step: row(step) for step in range(1, 6)}
     found = read_wandb(path)
     place = (found.run.run_id, found.run.project, found.run.run_group, found.run.job_type, found.run.display_name)
@@ -127,7 +127,9 @@ assert not children.exists() or children.read_text() == ""
     assert not found.git  # the tests run in a checkout
     assert not [file for file in tmp_path.rglob("*") if file.suffix in (".patch", ".py", ".diff")]
     note = json.loads((tmp_path / "wandb.json").read_text())
-    assert note == {"id": "0123abcd", "epochs_sent": 5, "mode": "offline"}
+    assert note == {
+        "attempt": "0123abcd", "id": "0123abcd", "epochs_sent": 5, "mode": "offline", "status": "finished",
+    }  # fmt: skip
 
 
 def test_two_runs_in_one_process_have_files_of_their_own_side_by_side_and_in_turn(tmp_path):
@@ -162,7 +164,7 @@ def test_a_key_with_a_silent_server_costs_one_line_and_shows_nowhere(tmp_path):
     assert time.monotonic() - started < 20  # init_timeout_s is 1; W&B alone waits 90
     assert [line.partition(":")[0] for line in said[:1]] == ["W&B cannot be reached, this run is kept offline"]
     offline = next(path for path in files(tmp_path) if "offline-run" in path.parent.name)
-    assert said[1:] == [f"W&B (offline) in {offline.parent}; send it with: wandb sync {offline.parent}"]
+    assert said[1:] == [f"W&B offline; send it with: python -m brsweep.sweep.sync {tmp_path}"]
     assert rows(offline) == {1: row(1)}
     written = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(written) > 5

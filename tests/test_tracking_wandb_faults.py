@@ -27,12 +27,13 @@ class Settings:
 
 
 class StandIn:
-    """Plays `wandb`: online `init` raises each of `failures` in turn; the server has `server_steps` epochs."""
+    """Plays `wandb`: online `init` raises each of `failures` in turn; the server has `server_steps` epochs. run_id: the
+    id that an agent of `wandb sweep` gives the run."""
 
     Settings = Settings
 
-    def __init__(self, failures=(), server_steps=0, finish_s=0.0):
-        self.failures, self.server_steps, self.finish_s = list(failures), server_steps, finish_s
+    def __init__(self, failures=(), server_steps=0, finish_s=0.0, run_id=None):
+        self.failures, self.server_steps, self.finish_s, self.run_id = list(failures), server_steps, finish_s, run_id
         self.inits, self.logged, self.summary, self.ended = [], [], {}, []
 
     def setup(self, settings):
@@ -44,9 +45,11 @@ class StandIn:
         offline = arguments.get("mode") == "offline"
         if self.failures and not offline:
             raise self.failures.pop(0)
-        files = Path(arguments["dir"]) / "wandb" / f"{'offline-' * offline}run-1-{arguments['id']}"
+        run_id = self.run_id or arguments["id"]
+        files = Path(arguments["dir"]) / "wandb" / f"{'offline-' * offline}run-1-{run_id}"
         (files / "files").mkdir(parents=True, exist_ok=True)
         return SimpleNamespace(
+            id=run_id,
             disabled=False,
             offline=offline,
             resumed=bool(self.server_steps) and not offline,
@@ -73,12 +76,12 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "exit", sys.exit)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
 
-    def make(module, **changes):
+    def make(module, ends=(), **changes):
         monkeypatch.setitem(sys.modules, "wandb", module)
         said = []
         config = {"seed": 42}
         run = RunInfo(
-            "name", "sweep", config, (), "id1", notice=said.append, warn=lambda s: said.append("warning: " + s)
+            "name", "sweep", config, (), "id1", ends, notice=said.append, warn=lambda s: said.append("warning: " + s)
         )
         arguments = {
             "project": "p",
@@ -88,6 +91,7 @@ def world(tmp_path, monkeypatch):
             "finish_timeout_s": 5.0,
             "flush_s": 2.0,
             "system_stats": False,
+            "media": False,
         }
         return WeightsAndBiases(tmp_path / "run", run, **(arguments | changes)), said
 
@@ -118,10 +122,9 @@ def test_a_raising_init_leads_to_an_offline_run_with_one_warning(world, monkeypa
     tracker, said = world(module)
     tracker.replay(RECORDS[:2])
     tracker.finish("finished")
-    files = tmp_path / "run" / "wandb" / "offline-run-1-id1"
     assert said == [
         "warning: W&B cannot be reached, this run is kept offline: ConnectionError: network is down",
-        f"W&B (offline) in {files}; send it with: wandb sync {files}",
+        f"W&B offline; send it with: python -m brsweep.sweep.sync {tmp_path / 'run'}",
     ]
     assert [init.get("mode") for init in module.inits] == [None, "offline"]
     assert sent(module) == [1, 2]
@@ -193,7 +196,7 @@ def test_a_finish_that_hangs_is_left_behind_after_its_time(world):
     tracker.finish("finished")
     assert time.monotonic() - started < 2.5  # 0.1 s, and one second for W&B to keep the limit itself
     assert said[-1].startswith(
-        "warning: W&B is not done after 0.1 s and is left behind; send the rest with: wandb sync "
+        "warning: W&B is not done after 0.1 s and is left behind; send the rest with: python -m brsweep.sweep.sync "
     )
     left = set(threading.enumerate()) - before
     assert left and all(thread.daemon for thread in left)
@@ -205,3 +208,45 @@ def test_an_error_of_finish_reaches_the_guard(world):
     tracker._run.finish = lambda exit_code: 1 / 0
     with pytest.raises(ZeroDivisionError):
         tracker.finish("finished")
+
+
+def test_the_row_of_a_stages_last_epoch_waits_for_its_snapshot_and_no_longer(world, tmp_path):
+    module = StandIn()
+    tracker, said = world(module, ends=(2,), media=True)
+    tracker.replay(RECORDS[:1])
+    tracker.log(RECORDS[1], 2)
+    assert sent(module) == [1]
+    tracker.stage_ended("float")  # of before the replay
+    assert sent(module) == [1]
+    (tmp_path / "run" / "snapshots").mkdir()
+    (tmp_path / "run" / "snapshots" / "br-end.npz").write_bytes(b"cut")
+    tracker.stage_ended("br")
+    assert sent(module) == [1, 2]
+    assert said[-1].startswith("warning: W&B gets no pictures of the stage br: BrsweepError: ")
+    tracker.finish("finished")
+    assert sent(module) == [1, 2]
+
+
+@pytest.mark.parametrize("end", ["next epoch", "finish"])
+def test_a_snapshot_that_never_comes_holds_no_row_back(world, end):
+    module = StandIn()
+    tracker, _ = world(module, ends=(1,))
+    tracker.replay([])
+    tracker.log(RECORDS[0], 1)
+    assert sent(module) == []
+    if end == "finish":
+        tracker.finish("interrupted")
+    else:
+        tracker.log(RECORDS[1], 2)
+    assert sent(module)[:1] == [1]
+
+
+def test_where_asked_an_unreachable_server_is_an_error_and_nothing_is_kept(world, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    module = StandIn(failures=[ConnectionError("down")])
+    tracker, said = world(module)
+    tracker.fall_back = False
+    with pytest.raises(ConnectionError, match="down"):
+        tracker.replay(RECORDS)
+    assert (len(module.inits), said) == (1, [])
+    assert not (tmp_path / "run" / "wandb.json").exists()

@@ -8,7 +8,7 @@ import time
 from types import SimpleNamespace
 
 from brsweep.tracking.wandb_mode import mode_arguments
-from brsweep.tracking.wandb_sent import Sent
+from brsweep.tracking.wandb_sent import OnRecord, Sent
 
 KEY = "f00dbeef" * 5
 
@@ -36,17 +36,20 @@ def test_a_key_is_found_in_each_of_its_places(monkeypatch, tmp_path):
 def note(folder, **changes):
     (folder / "wandb" / "offline-run-1-id1").mkdir(parents=True, exist_ok=True)
     (folder / "wandb" / "offline-run-1-id1" / "run-id1.wandb").touch()
-    (folder / "wandb.json").write_text(json.dumps({"id": "id1", "epochs_sent": 3, "mode": "offline"} | changes))
+    told = {"attempt": "id1", "id": "id1", "epochs_sent": 3, "mode": "offline", "status": None}
+    (folder / "wandb.json").write_text(json.dumps(told | changes))
 
 
 def test_what_was_sent_is_believed_only_with_its_files_and_its_id(tmp_path):
     def recorded():
-        return Sent(tmp_path, "id1", 1.0).on_record()
+        found = Sent(tmp_path, "id1", 1.0).on_record()
+        assert found.run_id == "id1"
+        return found.epochs
 
     assert recorded() == 0
     note(tmp_path)
     assert recorded() == 3
-    for damage in ({"id": "id2"}, {"epochs_sent": None}, {"epochs_sent": "many"}):
+    for damage in ({"attempt": "id2"}, {"epochs_sent": None}, {"epochs_sent": "many"}, {"id": None}):
         note(tmp_path, **damage)
         assert recorded() == 0
     for content in ("", '{"id": "id1"}', "[1]", '{"id": "id1", "epochs_s'):
@@ -57,6 +60,14 @@ def test_what_was_sent_is_believed_only_with_its_files_and_its_id(tmp_path):
     assert recorded() == 0
 
 
+def test_an_agents_run_keeps_its_id_over_a_resume_and_not_over_a_new_attempt(tmp_path):
+    steps = Sent(tmp_path, "id1", 1.0)
+    steps.open("agents", "online", 2)
+    steps.close("failed")
+    assert Sent(tmp_path, "id1", 1.0).on_record() == OnRecord("agents", 2, "online", "failed")
+    assert Sent(tmp_path, "id2", 1.0).on_record() == OnRecord("id2")
+
+
 def test_an_epoch_counts_as_sent_once_it_has_settled(tmp_path, monkeypatch):
     def on_file():
         return json.loads((tmp_path / "wandb.json").read_text())["epochs_sent"]
@@ -64,11 +75,11 @@ def test_an_epoch_counts_as_sent_once_it_has_settled(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(time, "monotonic", lambda: clock.now)
     steps = Sent(tmp_path, "id1", settle_s=4.0)
-    steps.open("offline", 2)
+    steps.open("id1", "offline", 2)
     seen = []
     for step, clock.now in ((3, 0.0), (4, 3.0), (5, 5.0), (6, 8.0), (7, 20.0)):
         steps.add(step)
         seen.append((steps.last, on_file()))
     assert seen == [(3, 2), (4, 2), (5, 3), (6, 4), (7, 6)]
-    steps.close()
+    steps.close("finished")
     assert on_file() == 7

@@ -53,3 +53,13 @@ time.sleep(60)
     )
     second = next(path for path in files(tmp_path) if path != first)
     assert rows(second) == {4: row(4), 5: row(5)}
+
+
+def test_a_run_under_an_agent_of_wandb_sweep_keeps_the_agents_id_when_it_goes_on_alone(tmp_path):
+    agent = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "agents1"}
+    run(tmp_path, 't = tracker(); t.replay([record(1)]); t.finish("interrupted")', **agent)
+    run(tmp_path, 't = tracker(); t.replay([record(1), record(2)]); t.finish("finished")')
+    assert [read_wandb(path).run.run_id for path in files(tmp_path)] == ["agents1", "agents1"]
+    assert {step: held for path in files(tmp_path) for step, held in rows(path).items()} == {1: row(1), 2: row(2)}
+    note = json.loads((tmp_path / "wandb.json").read_text())
+    assert (note["attempt"], note["id"], note["epochs_sent"]) == ("0123abcd", "agents1", 2)

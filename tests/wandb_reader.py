@@ -61,7 +61,14 @@ def read_wandb(path: Path) -> WandbFile:
 
 
 def _values(items: Any) -> dict[str, Any]:
-    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+    found: dict[str, Any] = {}
+    for item in items:
+        *outer, last = [item.key] if item.key else item.nested_key
+        node = found
+        for key in outer:
+            node = node.setdefault(key, {})
+        node[last] = json.loads(item.value_json)
+    return found
 
 
 def _records(content: bytes) -> Iterator[bytes]:

@@ -223,6 +223,6 @@ def _checkpoint(path: Path, stage: Stage, reporter: Reporter) -> dict[str, Any] 
 
 
 def _catch_up(state: Mapping[str, Any], reporter: Reporter) -> None:
-    reporter.catch_up(state["history"], state["layers"])
     for key, content in state["snapshots"].items():
         reporter.snapshot(key, content)
+    reporter.catch_up(state["history"], state["layers"])

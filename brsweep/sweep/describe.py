@@ -39,6 +39,13 @@ def tags(config: Mapping[str, Any]) -> tuple[str, ...]:
     return (bits(config), regularizer(config), schedule(config))
 
 
+def final_values(result: Mapping[str, Any]) -> dict[str, float | None]:
+    """What a finished run is judged by, for a tracker's summary. gap_to_float: float's test accuracy less the run's."""
+    shown = ("val_accuracy", "best_epoch", "test_accuracy", "test_accuracy_last", "float_test_accuracy")
+    test, floating = result["test_accuracy"], result["float_test_accuracy"]
+    return {key: result[key] for key in shown} | {"gap_to_float": None if test is None else floating - test}
+
+
 def alpha_control(config: Mapping[str, Any]) -> str:
     """What moves the step sizes in the last stage."""
     reg = config["reg"]

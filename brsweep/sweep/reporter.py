@@ -10,6 +10,7 @@ from brsweep.stages.plan import REGULARIZED
 from brsweep.sweep.folder import LAYERS, METRICS, RunFolder
 from brsweep.tracking.console import Console
 from brsweep.tracking.jsonl import JsonLines
+from brsweep.tracking.layer_means import with_layer_means
 from brsweep.tracking.tracker import Tracker
 
 MINE = "trained_by"
@@ -21,14 +22,22 @@ class RunReporter:
 
     A stage's records travel with its state, so the files are rewritten from them whenever a run begins, goes on, or
     takes a stage from the store: a cut or missing file mends itself. Records of a stage that another run trained are
-    marked `shared`. `watch` is told of each record of the last stage once, after all others; what it raises ends the
-    run.
+    marked `shared`. With `steps_per_epoch`, each has the optimizer's steps at its end as `step`. The tracker gets the
+    means over the layers as well. `watch` is told of each record of the last stage once, after all others; what it
+    raises ends the run.
     """
 
     def __init__(
-        self, folder: RunFolder, run_name: str, console: Console, tracker: Tracker | None, watch: Watch | None = None
+        self,
+        folder: RunFolder,
+        run_name: str,
+        console: Console,
+        tracker: Tracker | None,
+        watch: Watch | None = None,
+        steps_per_epoch: int | None = None,
     ) -> None:
         self._run_name, self._console, self._tracker, self._watch = run_name, console, tracker, watch
+        self._steps_per_epoch = steps_per_epoch
         self._folder = folder
         self._metrics, self._layers = JsonLines(folder.path / METRICS), JsonLines(folder.path / LAYERS)
         self._epochs = 0
@@ -53,10 +62,11 @@ class RunReporter:
         for record in marked[self._epochs :]:
             self._console.epoch(record)
         if self._tracker is not None:
+            mirrored = with_layer_means(marked, layers)
             if not self._opened:
-                self._tracker.replay(marked)
+                self._tracker.replay(mirrored)
             else:
-                for step, record in enumerate(marked[self._epochs :], self._epochs + 1):
+                for step, record in enumerate(mirrored[self._epochs :], self._epochs + 1):
                     self._tracker.log(record, step)
         new = marked[self._epochs :]
         self._opened, self._epochs = True, len(marked)
@@ -70,7 +80,8 @@ class RunReporter:
             self._layers.append(layers)
         self._console.epoch(record)
         if self._tracker is not None:
-            self._tracker.log(record, self._epochs)
+            [mirrored] = with_layer_means([record], [layers] if layers else [])
+            self._tracker.log(mirrored, self._epochs)
         self._show([record])
 
     def snapshot(self, name: str, content: Mapping[str, Any]) -> None:
@@ -89,6 +100,9 @@ class RunReporter:
         part = self._folder.snapshots / f".{name}.part.npz"
         np.savez_compressed(part, **arrays)
         part.replace(self._folder.snapshots / f"{name}.npz")
+        stage, _, moment = name.rpartition("-")
+        if self._tracker is not None and moment == "end":
+            self._tracker.stage_ended(stage)
 
     def close(self) -> None:
         self._metrics.close()
@@ -103,4 +117,6 @@ class RunReporter:
     def _marked(self, record: Mapping[str, Any]) -> dict[str, Any]:
         trained_by = record.get(MINE, self._run_name)
         rest = {key: value for key, value in record.items() if key != MINE}
+        if self._steps_per_epoch is not None:
+            rest["step"] = record["epoch"] * self._steps_per_epoch
         return rest | {"shared": trained_by != self._run_name}

@@ -5,21 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from brsweep import targets
 from brsweep.errors import BrsweepError
 from brsweep.stages.store import Store
-from brsweep.sweep.describe import settings_lines, tags
+from brsweep.sweep.describe import final_values, settings_lines, tags
 from brsweep.sweep.folder import CONFIG, CONSOLE, RunFolder, write_atomically
 from brsweep.sweep.planned import Run, finished_result, is_stale, shared_folder
 from brsweep.sweep.reporter import RunReporter, Watch
 from brsweep.sweep.result import run_result, summary
 from brsweep.tracking.console import Console
 from brsweep.tracking.tracker import FAILED, FINISHED, INTERRUPTED, Guarded, RunInfo, Tracker
-
-SHOWN = ("val_accuracy", "test_accuracy", "test_accuracy_last", "float_test_accuracy")
 
 
 class Pruned(BrsweepError):
@@ -115,7 +114,8 @@ def _train(run: Run, console: Console, watch: Watch | None) -> dict[str, Any]:
     if config["schedule"]["freeze_alpha"] and config["reg"].get("backprop_to_alpha"):
         console.warn("freeze_alpha and reg.backprop_to_alpha contradict each other: freezing wins, alpha stands still")
     tracker = _tracker(run, console)
-    reporter = RunReporter(run.folder, run.full_name, console, tracker, watch)
+    steps = bench.tables.train.steps(config["data"]["batch_size"])
+    reporter = RunReporter(run.folder, run.full_name, console, tracker, watch, steps_per_epoch=steps)
     store = Store(Path(config["store_dir"]))
     status = FAILED
     try:
@@ -126,7 +126,7 @@ def _train(run: Run, console: Console, watch: Watch | None) -> dict[str, Any]:
         (run.folder.checkpoints / CHECKPOINT).unlink(missing_ok=True)  # a finished run keeps weights alone
         status = FINISHED
         if tracker is not None:
-            tracker.summarise({key: result[key] for key in SHOWN})
+            tracker.summarise(final_values(result))
     except Pruned:
         status = INTERRUPTED
         raise
@@ -152,6 +152,7 @@ def _tracker(run: Run, console: Console) -> Tracker | None:
         config=run.config,
         tags=tags(run.config),
         id=run.folder.attempt_id(run.full_name),
+        stage_ends=tuple(accumulate(stage.epochs for stage in run.stages)),
         notice=console.say,
         warn=console.warn,
     )
@@ -162,4 +163,3 @@ def _yaml(config: Mapping[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(dict(config), sort_keys=False)
-

@@ -41,6 +41,9 @@ class CsvFile:
         with open(self._path, "a", encoding="utf-8", newline="") as file:
             file.write(self._text([row]))
 
+    def stage_ended(self, stage: str) -> None:
+        """Nothing: the table has the epochs alone."""
+
     def summarise(self, values: Record) -> None:
         """Nothing: the table has the epochs alone."""
 

@@ -39,6 +39,9 @@ class TensorBoard:
         self._step = step
         self._write([_event(_tagged(metrics), step)])
 
+    def stage_ended(self, stage: str) -> None:
+        """Nothing: scalars alone."""
+
     def summarise(self, values: Record) -> None:
         self._write([_event({f"summary/{name}": value for name, value in values.items()}, self._step)])
 

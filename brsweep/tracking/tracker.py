@@ -5,6 +5,7 @@ A tracker's life:
     tracker = Guarded(factory(folder=folder, run=run), warn=console.warn)   # a constructor opens nothing
     tracker.replay(records)         # always, once: the epochs on file, [] for a new run; this opens the tracker
     tracker.log(record, step)       # once per epoch, after it is on file
+    tracker.stage_ended("float")    # the stage's snapshot is on file; may also come for stages of before the replay
     tracker.summarise(values)       # final values, before the end
     tracker.finish("finished")      # always, last
 
@@ -31,7 +32,8 @@ class RunInfo:
     """What a tracker is told of its run, and where it may speak.
 
     name: readable; sweep: the name of the group it belongs to; id: stable over resumes, unique among runs.
-    config: the run's configuration as plain nested dicts. notice, warn: take one line each, for people.
+    config: the run's configuration as plain nested dicts. stage_ends: the steps that end a stage.
+    notice, warn: take one line each, for people.
     """
 
     name: str
@@ -39,6 +41,7 @@ class RunInfo:
     config: Mapping[str, Any]
     tags: tuple[str, ...]
     id: str
+    stage_ends: tuple[int, ...] = ()
     notice: Callable[[str], None] = field(default=print, compare=False, repr=False)
     warn: Callable[[str], None] = field(default=print, compare=False, repr=False)
 
@@ -51,6 +54,9 @@ class Tracker(Protocol):
 
     def log(self, metrics: Record, step: int) -> None:
         """Add the record of one epoch."""
+
+    def stage_ended(self, stage: str) -> None:
+        """The folder holds snapshots/<stage>-end.npz, and everything else that the stage leaves."""
 
     def summarise(self, values: Record) -> None:
         """Keep the run's final values."""
@@ -70,6 +76,9 @@ class Guarded:
 
     def log(self, metrics: Record, step: int) -> None:
         self._call("log", metrics, step)
+
+    def stage_ended(self, stage: str) -> None:
+        self._call("stage_ended", stage)
 
     def summarise(self, values: Record) -> None:
         self._call("summarise", values)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from brsweep.errors import BrsweepError
+
 
 def mode_arguments(settings: Any) -> dict[str, str]:
     """What `wandb.init` is to be told of the mode: nothing where the user or a key decides, else offline.
@@ -17,6 +19,17 @@ def mode_arguments(settings: Any) -> dict[str, str]:
     if "WANDB_MODE" in os.environ or has_key(settings):  # an explicit mode would beat the user's
         return {}
     return {"mode": "offline"}
+
+
+def will_be_online() -> bool:
+    """Whether a run that begins now talks to the server. Raises `BrsweepError` where WANDB_MODE switches W&B off."""
+    import wandb
+
+    settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
+    wandb.teardown()
+    if settings.mode == "disabled":
+        raise BrsweepError("WANDB_MODE=disabled: W&B takes nothing; unset it")
+    return settings.mode == "online" and ("WANDB_MODE" in os.environ or has_key(settings))
 
 
 def has_key(settings: Any) -> bool:

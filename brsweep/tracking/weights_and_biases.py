@@ -2,46 +2,45 @@
 
 With `WANDB_MODE` set, W&B does what it says. Otherwise a run is online where W&B finds a key (`WANDB_API_KEY`, netrc,
 its settings file), and offline where there is none; a key whose server does not answer within `init_timeout_s` costs
-one warning line, and the run is kept offline. W&B's files lie in `folder`/wandb, and one line says how to send them.
+one warning line, and the run is kept offline. W&B's files lie in `folder`/wandb, and one line says how to send the run.
 
-Each stage has axes of its own: its metrics are `<stage>/<name>` over `<stage>/epoch`, with `<stage>/step` beside it;
-`epoch_total`, which is W&B's own step as well, counts over all stages.
+A row per epoch. Each stage has axes of its own: its metrics are `<stage>/<name>` over `<stage>/epoch`, with
+`<stage>/step`, the optimizer's steps, beside it; `epoch_total`, which is W&B's own step as well, counts over all
+stages. The row of a stage's last epoch holds the stage's pictures, `<stage>/media/<name>` (see `pictures`): it waits
+for them, so it is sent a moment later than the others, when the stage's snapshot is on file.
 
 A run that goes on under the same id is sent only what W&B lacks. Online the server says what it has, offline
-`folder`/wandb.json does (see `wandb_sent`).
-
-W&B's reports on its own use are switched off unless WANDB_ERROR_REPORTING asks for them: they start threads that
-outlive the run and post to W&B's server.
+`folder`/wandb.json does (see `wandb_sent`). An agent of `wandb sweep` gives the run an id and a project of its own,
+which the run keeps.
 """
 
 from __future__ import annotations
 
-import os
+import io
 import shlex
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
+from brsweep.tracking.snapshots import has_ended
 from brsweep.tracking.tracker import FAILED, FINISHED, INTERRUPTED, Record, RunInfo, one_line
-from brsweep.tracking.wandb_mode import mode_arguments
 from brsweep.tracking.wandb_sent import Sent
+from brsweep.tracking.wandb_session import Session
 
 STAGES = ("float", "warmup", "br")
 EXIT_CODES = {FINISHED: 0, FAILED: 1, INTERRUPTED: 255}
-TAG_LENGTH = 64  # W&B refuses a run with a longer tag
-
-_live: set[int] = set()  # ids of the trackers of this process whose W&B run is open
 
 
 class WeightsAndBiases:
-    """A tracker that mirrors the run to W&B, online or into a file for `wandb sync`.
+    """A tracker that mirrors the run to W&B, online or into files that wait for it.
 
     project, entity, job_type: as in wandb.init, where an entity of None is the account's own; the group is the sweep.
     init_timeout_s, finish_timeout_s: the longest that the start and the end of a run wait for the server, in seconds.
     flush_s: a killed process loses records younger than this, in seconds.
     system_stats: let W&B sample the machine's load, which takes time from the training.
+    media: draw the pictures, which takes a second or two at the end of each stage.
+
+    `fall_back` may be set to False before the replay, which then raises where the server cannot be reached.
     """
 
     def __init__(
@@ -55,19 +54,19 @@ class WeightsAndBiases:
         finish_timeout_s: float,
         flush_s: float,
         system_stats: bool,
+        media: bool,
     ) -> None:
-        self._folder, self._about = Path(folder).resolve(), run
-        self._place = {"project": project, "entity": entity, "job_type": job_type}
-        self._init_timeout_s, self._finish_timeout_s = init_timeout_s, finish_timeout_s
-        self._flush_s, self._system_stats = flush_s, system_stats
+        self._folder, self._about, self._media = Path(folder).resolve(), run, media
+        place = {"project": project, "entity": entity, "job_type": job_type}
+        self._session = Session(place, init_timeout_s, finish_timeout_s, flush_s, system_stats)
         self._sent = Sent(self._folder, run.id, settle_s=2 * flush_s)
+        self._row: tuple[int, str, dict[str, Any]] | None = None  # step, stage and values not yet sent
         self._run: Any = None
+        self.fall_back = True
 
     def replay(self, records: Sequence[Record]) -> None:
-        on_record = self._sent.on_record()
-        run = self._start()
-        _live.add(id(self))
-        self._run = run
+        before = self._sent.on_record()
+        run = self._run = self._session.open(self._folder, self._about, before.run_id, self.fall_back)
         if run.disabled:
             self._about.notice("W&B is disabled by WANDB_MODE")
             return
@@ -76,23 +75,32 @@ class WeightsAndBiases:
                 run.define_metric(f"{stage}/{axis}", hidden=True)
             run.define_metric(f"{stage}/*", step_metric=f"{stage}/epoch")
         if run.offline:
-            self._sent.open("offline", min(on_record, len(records)))
+            self._sent.open(run.id, "offline", min(before.epochs, len(records)) if run.id == before.run_id else 0)
         else:
-            self._sent.open("online", run.step - 1 if run.resumed else 0)
+            self._sent.open(run.id, "online", run.step - 1 if run.resumed else 0)
         if self._sent.last > len(records):
             self._about.warn(f"W&B has {self._sent.last} epochs of this run and keeps them; only later ones are added")
         for step, record in enumerate(records, start=1):
             self.log(record, step)
-        where = "offline" if run.offline else run.url
-        self._about.notice(f"W&B ({where}) in {self._files()}; send it with: {self._sync()}")
+        self._about.notice(f"W&B offline; send it with: {self._sync()}" if run.offline else f"W&B: {run.url}")
 
     def log(self, metrics: Record, step: int) -> None:
         if self._run.disabled or step <= self._sent.last:
             return
+        self._send_row()
         stage = metrics["stage"]
         values = {f"{stage}/{name}": value for name, value in metrics.items() if name != "stage" and value is not None}
-        self._run.log({**values, "epoch_total": step}, step=step, commit=True)  # else held back until the next epoch
-        self._sent.add(step)
+        self._row = step, stage, {**values, "epoch_total": step}
+        if step not in self._about.stage_ends:
+            self._send_row()
+        elif has_ended(self._folder, stage):
+            self.stage_ended(stage)
+
+    def stage_ended(self, stage: str) -> None:
+        if self._row is None or self._row[1] != stage:
+            return
+        self._row[2].update(self._pictures(stage) if self._media else {})
+        self._send_row()
 
     def summarise(self, values: Record) -> None:
         self._run.summary.update({name: value for name, value in values.items() if value is not None})
@@ -100,98 +108,37 @@ class WeightsAndBiases:
     def finish(self, status: str) -> None:
         if self._run is None:
             return
+        self._send_row()
         self._run.summary["status"] = status
-        _live.discard(id(self))
-        teardown = not _live
         try:
-            _within(self._finish_timeout_s, lambda: self._close(EXIT_CODES[status], teardown))
+            self._session.close(self._run, EXIT_CODES[status])
         except TimeoutError:
-            self._about.warn(
-                f"W&B is not done after {self._finish_timeout_s:g} s and is left behind; send the rest with: "
-                f"{self._sync()}"
-            )
+            limit = f"{self._session.finish_timeout_s:g} s"
+            self._about.warn(f"W&B is not done after {limit} and is left behind; send the rest with: {self._sync()}")
             return
         if not self._run.disabled:
-            self._sent.close()
+            self._sent.close(status)
 
-    def _close(self, exit_code: int, teardown: bool) -> None:
-        self._run.finish(exit_code=exit_code)
-        if teardown:  # ends W&B's threads and its service process
-            import wandb
+    def _send_row(self) -> None:
+        if self._row is None:
+            return
+        (step, _, values), self._row = self._row, None
+        self._run.log(values, step=step, commit=True)  # else held back until the next epoch
+        self._sent.add(step)
 
-            wandb.teardown()
-
-    def _start(self) -> Any:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        import wandb
-
-        (self._folder / "wandb").mkdir(parents=True, exist_ok=True)
-        hooks = sys.exit, sys.excepthook  # W&B puts its own in their place and does not take them away
+    def _pictures(self, stage: str) -> dict[str, Any]:
+        """The stage's pictures as W&B takes them; none and a warning where they can't be drawn."""
         try:
-            mode = mode_arguments(wandb.setup(settings=wandb.Settings(silent=True)).settings)
-            try:
-                return self._init(wandb, mode)
-            except Exception as error:
-                if mode:
-                    raise
-                self._about.warn(f"W&B cannot be reached, this run is kept offline: {one_line(error)}")
-            if not _live:
-                wandb.teardown()  # the attempt still holds the id
-                wandb.setup(settings=wandb.Settings(silent=True))
-            return self._init(wandb, {"mode": "offline"})
-        finally:
-            sys.exit, sys.excepthook = hooks
+            import wandb
+            from PIL import Image
 
-    def _init(self, wandb: Any, mode: dict[str, str]) -> Any:
-        about = self._about
-        wanted = {
-            "silent": True,
-            "console": "off",
-            "save_code": False,
-            "disable_code": True,
-            "disable_git": True,
-            "init_timeout": self._init_timeout_s,
-            "finish_timeout": self._finish_timeout_s,
-            "finish_timeout_raises": True,
-            "x_disable_stats": not self._system_stats,
-            "x_transaction_log_flush_interval": self._flush_s,
-        }
-        known = wandb.Settings.model_fields  # versions differ
-        return wandb.init(
-            dir=str(self._folder),
-            **self._place,
-            name=about.name,
-            group=about.sweep,
-            tags=list(dict.fromkeys(tag[:TAG_LENGTH] for tag in about.tags if tag)),
-            config=dict(about.config),
-            id=about.id,
-            resume="allow",
-            reinit="create_new",  # no current run of the process: each tracker has its own
-            settings=wandb.Settings(**{name: value for name, value in wanted.items() if name in known}),
-            **mode,
-        )
+            from brsweep.tracking.pictures import pictures
 
-    def _files(self) -> Path:
-        return Path(self._run.dir).parent
+            drawn = pictures(self._folder, stage)
+            return {f"{stage}/media/{k}": wandb.Image(Image.open(io.BytesIO(png))) for k, png in drawn.items()}
+        except Exception as error:
+            self._about.warn(f"W&B gets no pictures of the stage {stage}: {one_line(error)}")
+            return {}
 
     def _sync(self) -> str:
-        return f"wandb sync {shlex.quote(str(self._files()))}"
-
-
-def _within(seconds: float, action: Callable[[], None]) -> None:
-    """Do `action`; raise its exception, or TimeoutError when it takes longer: then it is left to a daemon thread."""
-    failures: list[BaseException] = []
-
-    def act() -> None:
-        try:
-            action()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = Thread(target=act, daemon=True, name="brsweep-finish")
-    thread.start()
-    thread.join(seconds + 1.0)  # W&B has the same limit, and time to keep it
-    if thread.is_alive():
-        raise TimeoutError
-    if failures:
-        raise failures[0]
+        return f"python -m brsweep.sweep.sync {shlex.quote(str(self._folder))}"
