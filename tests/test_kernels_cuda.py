@@ -26,7 +26,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch fin
 @needs_triton
 def test_under_the_interpreter():
     """In a process of its own: Triton decides at its import whether to interpret."""
-    run = [sys.executable, "-m", "pytest", "-q", "-k", "triton or interpreted", "-p", "no:cacheprovider"]
+    run = [sys.executable, "-m", "pytest", "-k", "triton or interpreted", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*run, "tests/test_kernels_reference.py", "tests/interpreted_kernels.py"],
         env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False, cwd=HERE.parent,

@@ -44,6 +44,8 @@ class Bench:
         torch.use_deterministic_algorithms(config["deterministic"])
         torch.backends.cudnn.benchmark = not config["deterministic"]
         kernels.use(config["kernels"])
+        if config["compile"]:
+            torch.compiler.reset()  # what earlier runs of this process compiled counts against a limit
         options = {key: config["data"][key] for key in TABLE_OPTIONS}
         tables = build_tables(source, device=device, channels_last=config["channels_last"], **options)
         return cls(config, tables, device)
@@ -103,6 +105,7 @@ class Bench:
             self.optimizer(model, which),
             precision=self.config["precision"],
             gradient_clip=self.config["gradient_clip"],
+            compile=self.config["compile"],
             **parts,
         )
 
