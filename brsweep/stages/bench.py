@@ -17,6 +17,7 @@ from brsweep.errors import BrsweepError
 from brsweep.models.build import build_model
 from brsweep.quant.calibration import calibrate
 from brsweep.quant.convert import Conversion, clip_relus, quantize_model
+from brsweep.training.allocator import keep_freed_memory
 from brsweep.training.checkpoint import load_pretrained
 from brsweep.training.measure import Probe
 from brsweep.training.optim import build_optimizer
@@ -37,7 +38,8 @@ class Bench:
 
     @classmethod
     def set_up(cls, config: Mapping[str, Any], source: Any) -> Bench:
-        """Prepare this process (threads, determinism, kernels) and load the data."""
+        """Prepare this process (memory, threads, determinism, kernels) and load the data."""
+        keep_freed_memory()
         device = find_device(config["device"])
         if config["threads"]:
             torch.set_num_threads(config["threads"])
