@@ -20,12 +20,13 @@ def penalty_error(bits: int, device: torch.device, signed: bool = False) -> floa
     """
     draw, grid = torch.Generator().manual_seed(bits), Grid(bits, signed)
     alpha = torch.tensor(0.1234567)
-    codes = torch.randint(grid.qn, grid.qp + 1, (VALUES,), generator=draw).sort().values.double()
+    codes = torch.randint(grid.qn, grid.qp + 1, (VALUES,), generator=draw).double()
     noise = torch.randn(VALUES, generator=draw, dtype=torch.float64)
     values = ((codes + WIDTH * noise) * alpha.double()).float()
     exact = 0.0
-    present, counts = codes.unique_consecutive(return_counts=True)
-    for code, inside in zip(present, values.double().split(counts.tolist()), strict=True):
+    present, counts = codes.unique(return_counts=True)
+    by_code = values[codes.argsort()].double().split(counts.tolist())
+    for code, inside in zip(present, by_code, strict=True):
         exact += ((inside.mean() - code * alpha.double()) ** 2 + inside.var(correction=0)).item()
     on_device = values.to(device), alpha.to(device)
     _, sums = fake_quantize(*on_device, grid.qn, grid.qp, grad_scale=1.0, sums=ALL_VALUES)

@@ -141,6 +141,7 @@ def report(net: str, bits: list[int], batch_size: int, rounds: int, device: torc
     first_s = {name: seconds_of(found[name].step) for name in found if name.startswith("compiled")}
     steps = {name: variant.step for name, variant in found.items()} | {AUGMENTATION: augmentation(batch_size, device)}
     seconds = measure(steps, rounds)
+    kernels.use("auto")
     rows = {}
     for name, times in seconds.items():
         rows[name] = {"median_s": statistics.median(times), "over_float": ratio(times, seconds[FLOAT])}

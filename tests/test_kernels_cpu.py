@@ -105,6 +105,7 @@ def test_step_sizes_and_values_of_any_magnitude(bits, alpha):
     top = 2 ** (bits - 1) - 1
     whole, sums = fake_quantize(steps * alpha, torch.tensor(alpha), -top - 1, top, grad_scale=1.0, sums=INSIDE_VALUES)
     plain, wanted = fake_quantize(steps, torch.tensor(1.0), -top - 1, top, grad_scale=1.0, sums=INSIDE_VALUES)
+    assert torch.equal(plain, steps.clamp(-top - 1, top).round())
     assert torch.equal(whole, plain * alpha)
     assert torch.equal(sums[COUNT], wanted[COUNT])
     np.testing.assert_allclose(sums[1] / alpha, wanted[1], rtol=1e-6, atol=1e-7)

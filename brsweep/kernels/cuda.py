@@ -66,7 +66,7 @@ def forward(values: Tensor, alpha: Tensor, options: Options) -> tuple[Tensor, Te
     if not with_sums:
         return quantized, torch.empty(0, dtype=torch.float64, device=values.device)
     sums = by_program.sum(1)[..., : options.bins]
-    return quantized, (sums if alpha.dim() else sums.sum(0)).contiguous()
+    return quantized, (sums if alpha.dim() else sums[0]).contiguous()
 
 
 def backward(
@@ -89,7 +89,7 @@ def backward(
             grad_quantized, values, grad_values, _steps(alpha), linear, square, slopes, length, tiles,
             QN=options.qn, QP=options.qp, PULLED=pulled, INSIDE_ONLY=options.sums == INSIDE_VALUES, TILE=TILE,
         )  # fmt: skip
-    return grad_values, (slopes.sum(1) if alpha.dim() else slopes.sum()).view(alpha.shape)
+    return grad_values, slopes.sum(1).view(alpha.shape)
 
 
 def _tables(grad_sums: Tensor, bins: int) -> tuple[Tensor, Tensor]:
