@@ -7,25 +7,26 @@ medians over the rounds. Its interval is the 95 % bootstrap over rounds. A singl
     LSQ, LSQ+BR(W), LSQ+BR(W+A)    brsweep as it trains: kernels=auto
     reference ...              the same with kernels=reference
     textbook ...               as usually written: eager operators, a loop over the bins with masks (`textbook.py`)
+    Brevitas, torchao LSQ      their quantizers in the same network, where installed (`rivals.py`)
 
-Images are random: a step's time does not depend on them. Memory is what autograd keeps for the backward.
+Images are random: a step's time does not depend on them. Memory is what autograd keeps for the backward. `--markdown`
+writes the tables between the marks that a page has for this network, `--figure` draws the ratios.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import random
 import statistics
-import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import torch
 
+from benchmarks import machine, rivals, show
+from benchmarks.precision import penalty_error
 from benchmarks.textbook import LoopRegularization, TextbookLSQ
+from benchmarks.timing import measure, ratio, seconds_of
 from brsweep import kernels
 from brsweep.data.table import ImageTable
 from brsweep.models import resnet
@@ -37,7 +38,6 @@ from brsweep.training.step import Learner, Totals, train_step
 FLOAT, AUGMENTATION = "float", "augmentation"
 KINDS = {"": (), "+BR(W)": ("weight",), "+BR(W+A)": ("weight", "act")}
 OPTIONS = {"lr": 1e-4, "weight_decay": 1e-4, "alpha_lr": 1e-4, "alpha_weight_decay": 0.0, "norm_weight_decay": 0.0}
-RESAMPLES = 2000
 
 
 class Variant:
@@ -67,8 +67,11 @@ class Variant:
         return sum(size for pointer, size in seen.items() if pointer not in own)
 
 
-def variants(net: str, bits: list[int], batch_size: int, device: torch.device) -> dict[str, Variant]:
-    """Name -> variant; those that quantize carry their bits in the name."""
+def variants(
+    net: str, bits: list[int], batch_size: int, device: torch.device, compiled: bool = False
+) -> dict[str, Variant]:
+    """Name -> variant; those that quantize carry their bits in the name. compiled: float and LSQ+BR(W+A) that way too.
+    """
     images = torch.randn(batch_size, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     batch = images, torch.randint(10, (batch_size,), device=device)
 
@@ -79,12 +82,14 @@ def variants(net: str, bits: list[int], batch_size: int, device: torch.device) -
         torch.manual_seed(0)
         return getattr(resnet, net)(10).to(device, memory_format=torch.channels_last).train()
 
-    def quantized(width: int, quantizer: type, regularizer: Callable) -> Learner:
+    def quantized(width: int, quantizer: type, regularizer: Callable, **parts) -> Learner:
         model, done = quantize_model(placed(), width, width, quantizer=quantizer)
         calibrate(model, [images])
-        return learner(model, sites=done.sites, regularizer=regularizer(model))
+        return learner(model, sites=done.sites, regularizer=regularizer(model), **parts)
 
     found = {FLOAT: Variant(learner(placed()), "auto", batch)}
+    if compiled:
+        found[f"compiled {FLOAT}"] = Variant(learner(placed(), compile=True), "auto", batch)
     for width in bits:
         for suffix, kinds in KINDS.items():
             name = f"LSQ{suffix} {width} bits"
@@ -96,36 +101,13 @@ def variants(net: str, bits: list[int], batch_size: int, device: torch.device) -
                 width, TextbookLSQ, lambda model, kinds=kinds: LoopRegularization(model, kinds) if kinds else None
             )
             found[f"textbook {name}"] = Variant(loop, "auto", batch)
+        for rival in rivals.installed():
+            part = quantized(width, rivals.RIVALS[rival], lambda _: None)
+            found[f"{rival} LSQ {width} bits"] = Variant(part, "auto", batch)
+        if compiled:
+            part = quantized(width, LSQQuantizer, lambda _: BinRegularization(), compile=True)
+            found[f"compiled LSQ+BR(W+A) {width} bits"] = Variant(part, "auto", batch)
     return found
-
-
-def measure(steps: dict[str, Callable[[], None]], rounds: int, seed: int = 0) -> dict[str, list[float]]:
-    """Seconds of each step in each round, after one round that does not count."""
-    names, order = list(steps), random.Random(seed)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds + 1):
-        order.shuffle(names)
-        for name in names:
-            started = time.perf_counter()
-            steps[name]()
-            if turn:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
-def ratio(above: list[float], below: list[float], seed: int = 0) -> tuple[float, float, float]:
-    """Ratio of the medians and its 95 % interval: rounds drawn again, both sides from the same ones.
-
-    >>> ratio([2.0, 2.0, 2.0], [1.0, 1.0, 1.0])
-    (2.0, 2.0, 2.0)
-    """
-    draw, rounds = random.Random(seed), range(len(above))
-
-    def of(chosen) -> float:
-        return statistics.median(above[i] for i in chosen) / statistics.median(below[i] for i in chosen)
-
-    drawn = sorted(of(draw.choices(rounds, k=len(rounds))) for _ in range(RESAMPLES))
-    return of(rounds), drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)]
 
 
 def augmentation(batch_size: int, device: torch.device) -> Callable[[], None]:
@@ -153,39 +135,30 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def report(net: str, bits: list[int], batch_size: int, rounds: int, device: torch.device) -> dict:
+def report(net: str, bits: list[int], batch_size: int, rounds: int, device: torch.device, compiled: bool) -> dict:
     """Everything that the table shows, as plain data."""
-    found = variants(net, bits, batch_size, device)
+    found = variants(net, bits, batch_size, device, compiled)
+    first_s = {name: seconds_of(found[name].step) for name in found if name.startswith("compiled")}
     steps = {name: variant.step for name, variant in found.items()} | {AUGMENTATION: augmentation(batch_size, device)}
     seconds = measure(steps, rounds)
+    kernels.use("auto")
     rows = {}
     for name, times in seconds.items():
         rows[name] = {"median_s": statistics.median(times), "over_float": ratio(times, seconds[FLOAT])}
-        lsq = f"LSQ {name.split()[-2]} bits" if name.endswith("bits") else None
-        if lsq:
-            rows[name]["over_lsq"] = ratio(times, seconds[lsq])
-        if name in found:
+        rows[name]["images_per_s"] = batch_size / rows[name]["median_s"]
+        if name.endswith("bits"):
+            width = name.split()[-2]
+            rows[name]["over_lsq"] = ratio(times, seconds[f"LSQ {width} bits"])
+            rows[name]["over_fewest_bits"] = ratio(times, seconds[name.replace(f"{width} bits", f"{bits[0]} bits")])
+        if name in first_s:
+            rows[name]["compile_s"] = first_s[name]
+        elif name in found:
             rows[name]["saved_bytes"] = found[name].saved_bytes()
     return {
-        "net": net, "batch_size": batch_size, "rounds": rounds, "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU ({platform.machine()})",
-        "kernels": kernels.chosen(device.type), "torch": torch.__version__, "date": date.today().isoformat(),
-        "rows": rows,
+        "net": net, "bits": bits, "batch_size": batch_size, "rounds": rounds, "threads": torch.get_num_threads(),
+        "kernels": kernels.chosen(device.type), **machine.describe(device), "rows": rows,
+        "penalty_error": max(penalty_error(width, device) for width in bits),
     }  # fmt: skip
-
-
-def table(result: dict) -> str:
-    """The rows as a Markdown table."""
-    lines = ["| step | ms | / float | / LSQ | saved for backward |", "|---|---|---|---|---|"]
-    for name, row in result["rows"].items():
-        ratios = [_shown(row.get(key)) for key in ("over_float", "over_lsq")]
-        saved = f"{row['saved_bytes'] / 1e6:.0f} MB" if "saved_bytes" in row else ""
-        lines.append(f"| {name} | {1e3 * row['median_s']:.1f} | {ratios[0]} | {ratios[1]} | {saved} |")
-    return "\n".join(lines)
-
-
-def _shown(interval: tuple[float, float, float] | None) -> str:
-    return "" if interval is None else "{:.3g} ({:.3g} to {:.3g})".format(*interval)
 
 
 def main() -> None:
@@ -195,15 +168,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="float and LSQ+BR(W+A) by torch.compile too: minutes")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--figure", type=Path, help="draw the ratios to the float step to this PNG")
+    parser.add_argument("--markdown", type=Path, help="write the tables into this page, between its marks")
+    parser.add_argument("--from-json", type=Path, help="show what an earlier run wrote, and time nothing")
     typed = parser.parse_args()
-    bits = [int(width) for width in typed.bits.split(",")]
-    result = report(typed.net, bits, typed.batch_size, typed.rounds, torch.device(typed.device))
-    shown = ("net", "batch_size", "rounds", "threads", "device", "kernels", "torch", "date")
-    print(", ".join(f"{key} {result[key]}" for key in shown))
-    print(table(result))
+    if typed.from_json:
+        result = json.loads(typed.from_json.read_text())
+    else:
+        bits = sorted(int(width) for width in typed.bits.split(","))
+        result = report(typed.net, bits, typed.batch_size, typed.rounds, torch.device(typed.device), typed.compile)
+    page = show.page(result)
+    print(page)
     if typed.json:
         typed.json.write_text(json.dumps(result, indent=1) + "\n")
+    if typed.markdown:
+        show.fill(typed.markdown, f"benchmarks.step {result['net']}", page)
+    if typed.figure:
+        show.figure(result, typed.figure)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,13 @@ from brsweep.regularizers import ActivationHookManager
 class TextbookLSQ(LSQQuantizer):
     """LSQ by operators of torch, each with its own backward."""
 
-    def forward(self, values: Tensor) -> Tensor:
+    def scaled_alpha(self, values: Tensor) -> Tensor:
+        """alpha, whose gradient will be multiplied by LSQ's g."""
         scale = self.grad_scale(values)
-        alpha = (self.alpha - self.alpha * scale).detach() + self.alpha * scale
+        return (self.alpha - self.alpha * scale).detach() + self.alpha * scale
+
+    def forward(self, values: Tensor) -> Tensor:
+        alpha = self.scaled_alpha(values)
         steps = torch.clamp(values.float() / alpha, self.grid.qn, self.grid.qp)
         return ((steps.round() - steps).detach() + steps) * alpha
 

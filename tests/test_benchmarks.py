@@ -9,8 +9,11 @@ import sys
 import pytest
 import torch
 
-from benchmarks.step import measure, ratio, variants
+from benchmarks import rivals, show
+from benchmarks.precision import penalty_error
+from benchmarks.step import variants
 from benchmarks.textbook import TextbookLSQ, loop_penalty
+from benchmarks.timing import measure, ratio
 from brsweep.quant import LSQQuantizer
 from brsweep.regularizers import BinRegularizer
 
@@ -44,6 +47,7 @@ def test_the_loop_has_our_penalty(bits):
 def test_every_form_of_a_step_starts_from_the_same_loss():
     """Same weights, same batch: one step each, and the task loss before it agrees to float32's rounding."""
     found = variants("resnet20", [2], 2, torch.device("cpu"))
+    found = {name: variant for name, variant in found.items() if name.split()[0] not in rivals.RIVALS}
     assert len(found) == 10
     losses = {}
     for name, variant in found.items():
@@ -74,10 +78,77 @@ def test_each_step_runs_once_a_round_and_once_before():
     assert calls == {"a": 4, "b": 4} and [len(times) for times in seconds.values()] == [3, 3]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of their own imports
+@pytest.mark.parametrize("name", rivals.RIVALS)
+@pytest.mark.parametrize("signed", [True, False])
+def test_rivals_have_our_values_and_another_mask(name, signed):
+    """They round before they clamp: half a step beyond the range still counts as inside."""
+    if name not in rivals.installed():
+        pytest.skip(f"{name} is not installed")
+    values = torch.tensor([-3.0, -2.4, -1.2, -0.3, 0.4, 1.2, 1.4, 3.2, 3.4, 5.0])
+    seen = []
+    for kind in (LSQQuantizer, rivals.RIVALS[name]):
+        quantizer, leaf = kind(2, signed), values.clone().requires_grad_()
+        quantizer.alpha.data.fill_(1.0)
+        quantizer.initialised = True
+        quantized = quantizer(leaf)
+        quantized.sum().backward()
+        seen.append((quantized.detach(), leaf.grad))
+    ours, theirs = seen
+    assert torch.equal(ours[0], theirs[0])
+    low, high = quantizer.grid.qn, quantizer.grid.qp
+    assert torch.equal(ours[1].bool(), (values > low) & (values < high))
+    assert torch.equal(theirs[1].bool(), (values >= low - 0.5) & (values <= high + 0.5))
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_the_penalty_is_exact_to_the_bound_that_the_design_sets(bits):
+    assert 0 < penalty_error(bits, torch.device("cpu")) < 1e-7
+
+
+RESULT = {
+    "net": "resnet20", "bits": [2, 8], "batch_size": 4, "rounds": 3, "threads": 2, "kernels": "numba",
+    "device": "a processor", "versions": "torch 2", "date": "2026-01-31", "penalty_error": 2.5e-8,
+    "rows": {
+        f"{kind}{name} {bits} bits": {
+            "median_s": 0.05, "images_per_s": 80.0, "over_float": [1.5, 1.4, 1.6], "over_lsq": [1.2, 1.1, 1.3],
+            "over_fewest_bits": [bits / 2, 1.0, 5.0], "saved_bytes": 100 + (name != "LSQ"),
+        }
+        for kind in ("", "reference ") for name in ("LSQ", "LSQ+BR(W)", "LSQ+BR(W+A)") for bits in (2, 8)
+    },
+}  # fmt: skip
+
+
+def test_the_targets_and_what_holds():
+    lines = show.targets(RESULT).splitlines()
+    assert len(lines) == 2 + 8
+    assert lines[2] == "| LSQ W2A2 / float | 1.15 | 1.07 | 1.5 (1.4 to 1.6) | falls short |"
+    assert lines[4] == "| LSQ+BR(W+A) at 8 bits / at 2 bits | 1.35 | 1.05 | 4 (1 to 5) | falls short |"
+    assert [line.split("|")[-3:-1] for line in (lines[6], lines[7], lines[9])] == [
+        [" 0.01 ", " holds "], [" 1.5 (1.4 to 1.6) ", " holds "], [" 2.5e-08 ", " holds "],
+    ]  # fmt: skip
+
+
+def test_a_page_is_filled_between_its_marks_and_nowhere_else(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- benchmarks.step resnet20 -->\nold\n<!-- end -->\nafter\n<!-- end -->\n")
+    for _ in range(2):
+        show.fill(page, "benchmarks.step resnet20", "new\ntable")
+        wanted = "before\n<!-- benchmarks.step resnet20 -->\n\nnew\ntable\n\n<!-- end -->\nafter\n<!-- end -->\n"
+        assert page.read_text() == wanted
+    with pytest.raises(SystemExit, match=r"has no marks <!-- benchmarks\.step resnet18 -->"):
+        show.fill(page, "benchmarks.step resnet18", "")
+
+
+def test_the_figure(tmp_path):
+    show.figure(RESULT, tmp_path / "step.png")
+    assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_the_command_writes_its_table_and_its_figures(tmp_path):
     typed = ["--bits", "2", "--rounds", "2", "--batch-size", "4", "--json", str(tmp_path / "step.json")]
     done = subprocess.run([sys.executable, "-m", "benchmarks.step", *typed], capture_output=True, text=True, check=True)
     rows = json.loads((tmp_path / "step.json").read_text())["rows"]
-    assert len(rows) == 11 and all(f"| {name} |" in done.stdout for name in rows)
+    assert len(rows) == 11 + len(rivals.installed()) and all(f"| {name} |" in done.stdout for name in rows)
     assert rows["textbook LSQ+BR(W+A) 2 bits"]["saved_bytes"] > rows["LSQ+BR(W+A) 2 bits"]["saved_bytes"]

@@ -21,6 +21,7 @@ from test_kernels_reference import agree
 from brsweep import kernels
 from brsweep.errors import BrsweepError
 from brsweep.kernels import ALL_VALUES, COUNT, INSIDE_VALUES, NO_SUMS, cpu, cpu_passes, cpu_threads, fake_quantize
+from brsweep.kernels.storage import laid_out
 
 LARGE = (3, 41, 1500)  # 184,500 values: rows of 16,384 and a rest, more than are walked serially
 
@@ -82,6 +83,50 @@ def test_bfloat16_rounds_to_the_nearest_and_ties_to_even():
         assert quantized[3].isnan()
 
 
+def test_millions_of_values_against_double_precision():
+    """Every row and its end are walked once: counts are exact, sums to the roundings of float32 residuals."""
+    draw, bits, alpha = torch.Generator().manual_seed(3), 4, 0.25
+    values = torch.randn(3_000_001, generator=draw)
+    wide = values.double().numpy()
+    codes = np.rint(np.clip(wide / alpha, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1))
+    quantized, sums = fake_quantize(values, torch.tensor(alpha), -8, 7, grad_scale=1.0, sums=ALL_VALUES)
+    assert np.array_equal(quantized.numpy(), codes * alpha)
+    index, residuals = (codes + 8).astype(int), wide - codes * alpha
+    wanted = [np.bincount(index, weights, minlength=16) for weights in (None, residuals, residuals**2)]
+    assert np.array_equal(sums[COUNT].numpy(), wanted[0])
+    np.testing.assert_allclose(sums[1:].numpy(), wanted[1:], rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+@pytest.mark.parametrize("alpha", [2.0**-20, 2.0**-10, 1.0, 2.0**60, 2.0**120])
+def test_step_sizes_and_values_of_any_magnitude(bits, alpha):
+    """Powers of two scale everything exactly; quotients that overflow saturate. Never NaN where none came in."""
+    steps = torch.tensor([0.0, -0.0, 0.3, 1.0, -1.0, 1.7, -300.0, 1e30, -1e30, 3e38, 1e-45]).clamp(-3e38, 3e38)
+    top = 2 ** (bits - 1) - 1
+    whole, sums = fake_quantize(steps * alpha, torch.tensor(alpha), -top - 1, top, grad_scale=1.0, sums=INSIDE_VALUES)
+    plain, wanted = fake_quantize(steps, torch.tensor(1.0), -top - 1, top, grad_scale=1.0, sums=INSIDE_VALUES)
+    assert torch.equal(plain, steps.clamp(-top - 1, top).round())
+    assert torch.equal(whole, plain * alpha)
+    assert torch.equal(sums[COUNT], wanted[COUNT])
+    np.testing.assert_allclose(sums[1] / alpha, wanted[1], rtol=1e-6, atol=1e-7)
+
+
+def test_bins_of_one_value_and_of_none():
+    values = torch.tensor([0.25, 0.5, 2.0, 2.25])
+    quantized, sums = fake_quantize(values, torch.tensor(1.0), 0, 3, grad_scale=1.0, sums=ALL_VALUES)
+    assert quantized.tolist() == [0.0, 0.0, 2.0, 2.0]
+    assert sums.tolist() == [[2, 0, 2, 0], [0.75, 0, 0.25, 0], [0.3125, 0, 0.0625, 0]]
+    _, sums = fake_quantize(values[2:3] + 0.125, torch.tensor(1.0), 0, 3, grad_scale=1.0, sums=ALL_VALUES)
+    assert sums.tolist() == [[0, 0, 1, 0], [0, 0, 0.125, 0], [0, 0, 0.015625, 0]]
+
+
+def test_no_threads_of_numbas_own():
+    """Its layers want an OpenMP runtime, can't be entered twice or not after a fork: none of them is loaded."""
+    torch.set_num_threads(2)
+    fast(random_case(1, LARGE, 2, True, sums=ALL_VALUES))
+    assert not {"numba.np.ufunc.omppool", "numba.np.ufunc.tbbpool", "numba.np.ufunc.workqueue"} & set(sys.modules)
+
+
 def layouts(values):
     """The same values in other orders of storage, with gaps, and repeated."""
     yield values.contiguous(memory_format=torch.channels_last)
@@ -111,7 +156,7 @@ def test_dense_layouts_are_not_copied_and_keep_their_strides():
     one, many = torch.ones(()), torch.ones(8)
     for alpha in (one, many):
         for kept in (values, values.contiguous(memory_format=torch.channels_last)):
-            walked, _ = cpu._laid_out(kept, alpha, 0)
+            walked, _ = laid_out(kept, alpha, 0)
             assert walked.data_ptr() == kept.data_ptr()
             assert fake_quantize(kept, alpha, -2, 1, grad_scale=1.0)[0].stride() == kept.stride()
 
@@ -187,14 +232,14 @@ def test_who_gets_the_compiled_passes():
         assert fake_quantize(values, alpha, 0, 3, grad_scale=1.0)[0].dtype == values.dtype
     for dtype, room in ((torch.float32, cpu), (torch.bfloat16, cpu), (torch.float64, None), (torch.float16, None)):
         found = fake_quantize(torch.zeros(3, dtype=dtype, requires_grad=True), alpha, 0, 3, grad_scale=1.0)[0].grad_fn
-        assert isinstance(found, cpu.FakeQuantize._backward_cls) == (room is cpu)
+        assert (found.implementation is cpu) == (room is cpu)
 
 
 def test_without_numba_the_reference_serves(monkeypatch):
     monkeypatch.setitem(sys.modules, "brsweep.kernels.cpu", None)
     monkeypatch.delattr(kernels, "cpu")
     kernels.use("auto")
-    kernels._numba_fault.cache_clear()
+    kernels._fault.cache_clear()
     try:
         with pytest.warns(RuntimeWarning, match="the slower reference is used"):
             assert kernels.chosen("cpu") == "reference"
@@ -203,7 +248,7 @@ def test_without_numba_the_reference_serves(monkeypatch):
         with pytest.raises(BrsweepError, match=r"kernels=numba: not available here \(.*\); choose one of"):
             kernels.use("numba")
     finally:
-        kernels._numba_fault.cache_clear()
+        kernels._fault.cache_clear()
 
 
 SCRIPT = """

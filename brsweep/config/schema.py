@@ -127,6 +127,7 @@ class Config:
     precision: str = MISSING
     channels_last: bool = MISSING
     kernels: str = MISSING
+    compile: bool = MISSING
     gradient_clip: float | None = MISSING
     calibration_batches: int = MISSING
     reestimate_bn_batches: int = MISSING

@@ -18,14 +18,21 @@ With v the values, a the step size and r_i = v_i - code_i * a (the code is a con
 
 Sums of residuals, never of raw values: once the bins are sharp, raw sums of squares lose every digit in float32.
 
-Implementations share this signature, one file each. `use` chooses one for the process.
+Implementations share two functions, `forward(values, alpha, options)` and `backward(values, alpha, options,
+grad_quantized, grad_sums, wants_alpha)`, a file each; `function.py` puts autograd around them. `use` chooses one for
+the process:
+
+    reference    torch's eager operators, on any device and in float64; the others are held against it
+    numba        one compiled pass each way, on CPUs (`cpu.py`)
+    triton       one kernel each way, on CUDA devices (`cuda.py`)
 """
 
 from __future__ import annotations
 
 import functools
 import warnings
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
 
 from brsweep.errors import BrsweepError
 
@@ -46,62 +53,84 @@ INSIDE_VALUES = "inside"
 COUNT, SUM, SQUARES = 0, 1, 2
 """Rows of the sums: n, sum of r, sum of r^2."""
 
+_MODULES = {"reference": "reference", "numba": "cpu", "triton": "cuda"}
+_FASTEST = {"cpu": "numba", "cuda": "triton"}
 _choice = "auto"
+
+
+class Options(NamedTuple):
+    """What the op is asked for beside its tensors; `fake_quantize` says what each means."""
+
+    qn: int
+    qp: int
+    grad_scale: float
+    axis: int
+    sums: str
+    sums_alpha_grad: float
+
+    @property
+    def bins(self) -> int:
+        return self.qp - self.qn + 1
 
 
 def available() -> tuple[str, ...]:
     """Names that `use` takes on this machine."""
-    return ("auto", "reference", "numba") if _numba_fault() is None else ("auto", "reference")
+    return ("auto", *(name for name in _MODULES if _fault(name) is None))
 
 
 def use(name: str) -> None:
     """Choose the implementation for this process: `auto` (the fastest that fits each tensor) or one by name.
 
-    `numba` takes float32 and bfloat16 tensors on a CPU and refuses others; `auto` gives those to the reference.
+    `numba` takes float32 and bfloat16 tensors on a CPU, `triton` those and float16 on a CUDA device; they refuse
+    others, which `auto` gives to the reference.
     """
     global _choice
     if name not in ("auto", "reference") and name not in available():
-        fault = f" ({_numba_fault()})" if name == "numba" else ""
+        fault = f" ({_fault(name)})" if name in _MODULES else ""
         raise BrsweepError(f"kernels={name}: not available here{fault}; choose one of {', '.join(available())}")
     _choice = name
 
 
 def chosen(device_type: str) -> str:
     """The implementation that float32 tensors on `device_type` get: for logs and result files."""
-    if _choice == "auto":
-        return "numba" if device_type == "cpu" and _numba_fault() is None else "reference"
-    return _choice
+    if _choice != "auto":
+        return _choice
+    name = _FASTEST.get(device_type, "reference")
+    return name if _fault(name) is None else "reference"
 
 
 @functools.cache
-def _numba_fault() -> str | None:
-    """Why the compiled passes cannot be had, or None: found out once, by quantizing one value."""
+def _fault(name: str) -> str | None:
+    """Why an implementation cannot be had, or None: found out once, by trying it.
+
+    A warning says so where the machine is one that it is made for.
+    """
     try:
-        import torch
-
-        from brsweep.kernels import cpu
-
-        cpu.fake_quantize(torch.zeros(1), torch.ones(()), 0, 1, 1.0, 0, NO_SUMS, 0.0)
-    except Exception as error:  # no numba, no LLVM for this processor, versions that do not fit: the reference works
+        fault = import_module(f"brsweep.kernels.{_MODULES[name]}").fault()
+    except Exception as error:  # not installed, no compiler for this processor, versions that do not fit
         fault = f"{type(error).__name__}: {error}".splitlines()[0]
-        warnings.warn(f"numba cannot compile here, the slower reference is used: {fault}", RuntimeWarning, stacklevel=3)
-        return fault
-    return None
+        if name == "numba" or _has_cuda():
+            message = f"{name} does not work here, the slower reference is used: {fault}"
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+    return fault
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _implementation(values: Tensor) -> ModuleType:
-    from brsweep.kernels import reference
-
-    if _choice == "reference":
-        return reference
-    fits = values.device.type == "cpu" and str(values.dtype) in ("torch.float32", "torch.bfloat16")
-    if _choice == "numba" and not fits:
-        raise BrsweepError(f"kernels=numba: takes no {values.dtype} on {values.device}; set kernels=auto")
-    if not fits or _numba_fault() is not None:
-        return reference
-    from brsweep.kernels import cpu
-
-    return cpu
+    name = _choice if _choice != "auto" else _FASTEST.get(values.device.type, "reference")
+    if name == "reference" or _fault(name) is not None:
+        return import_module("brsweep.kernels.reference")
+    module = import_module(f"brsweep.kernels.{_MODULES[name]}")
+    if module.takes(values):
+        return module
+    if _choice != "auto":
+        raise BrsweepError(f"kernels={name}: takes no {values.dtype} on {values.device}; set kernels=auto")
+    return import_module("brsweep.kernels.reference")
 
 
 def fake_quantize(
@@ -127,5 +156,8 @@ def fake_quantize(
     Returns the fake-quantized values and the sums, float64, shape [3, bins] or [channels, 3, bins], rows COUNT, SUM
     and SQUARES, or None. NaN in a value gives NaN in the output and in the sums of the lowest bin; it never raises.
     """
-    implementation = _implementation(values)
-    return implementation.fake_quantize(values, alpha, qn, qp, grad_scale, axis, sums, sums_alpha_grad)
+    from brsweep.kernels import function
+
+    options = Options(qn, qp, grad_scale, axis, sums, sums_alpha_grad)
+    quantized, bin_sums = function.apply(values, alpha, options)
+    return quantized, None if sums == NO_SUMS else bin_sums

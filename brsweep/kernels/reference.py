@@ -1,96 +1,76 @@
-"""The plain implementation of the op: eager torch operations in one autograd Function.
-
-Runs on any device and in float64; the other implementations are held against it. It saves the values alone for the
-backward and computes the codes again there, so it keeps no more memory than LSQ without sums.
-"""
+"""The plain implementation of the op: eager torch operations, on any device and in float64."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from brsweep.kernels import ALPHA_FLOOR, INSIDE_VALUES, NO_SUMS
+from brsweep.kernels import ALPHA_FLOOR, INSIDE_VALUES, NO_SUMS, Options
 
 LANES = 64
 """Bins are summed in this many copies, then added up: neighbouring values often share a bin, and on a CPU each
 addition would otherwise wait for the one before it to be stored."""
 
 
-def fake_quantize(values, alpha, qn, qp, grad_scale, axis, sums, sums_alpha_grad):
-    quantized, bin_sums = FakeQuantize.apply(values, alpha, qn, qp, grad_scale, axis, sums, sums_alpha_grad)
-    return quantized, None if sums == NO_SUMS else bin_sums
+def fault() -> None:
+    return None
 
 
-class FakeQuantize(torch.autograd.Function):
-    @staticmethod
-    def forward(values, alpha, qn, qp, grad_scale, axis, sums, sums_alpha_grad):
-        wide = _wide(values)
-        step = _step(alpha, wide, axis)
-        steps = wide / step
-        code = steps.clamp(qn, qp).round_()
-        quantized = (code * step).to(values.dtype)
-        if sums == NO_SUMS:
-            return quantized, torch.empty(0, dtype=torch.float64, device=values.device)
-        counted = ~_saturated(steps, qn, qp) if sums == INSIDE_VALUES else None
-        residual = torch.addcmul(wide, code, step, value=-1)
-        return quantized, _bin_sums(_bin_index(code, qn, qp), residual, counted, qp - qn + 1, alpha.dim(), axis)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        values, alpha, ctx.qn, ctx.qp, ctx.grad_scale, ctx.axis, ctx.sums, ctx.sums_alpha_grad = inputs
-        ctx.save_for_backward(values, alpha, output[1])
-        if ctx.sums == NO_SUMS:
-            ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx, grad_quantized, grad_sums):
-        values, alpha, sums = ctx.saved_tensors
-        wide = _wide(values)
-        step = _step(alpha, wide, ctx.axis)
-        steps = wide / step
-        code = steps.clamp(ctx.qn, ctx.qp).round_()
-        grad_values = grad_alpha = None
-        if grad_quantized is not None:
-            upstream = _wide(grad_quantized)
-            inside = (steps > ctx.qn) & (steps < ctx.qp)
-            if ctx.needs_input_grad[0]:
-                grad_values = torch.where(inside, upstream, 0)
-            if ctx.needs_input_grad[1]:
-                slope = torch.where(inside, code - steps, code)
-                grad_alpha = _sum_to(upstream * slope, alpha, ctx.axis) * ctx.grad_scale
-        if grad_sums is not None:
-            if ctx.needs_input_grad[0]:
-                pull = _pull(ctx, wide, step, steps, code, grad_sums, alpha)
-                grad_values = pull if grad_values is None else grad_values.add_(pull)
-            if ctx.needs_input_grad[1] and ctx.sums_alpha_grad:
-                through = alpha_through_sums(ctx, sums, grad_sums)
-                grad_alpha = through if grad_alpha is None else grad_alpha + through
-        return (
-            None if grad_values is None else grad_values.to(values.dtype),
-            None if grad_alpha is None else grad_alpha.to(alpha.dtype),
-            *(None,) * 6,
-        )
+def forward(values: Tensor, alpha: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """Fake-quantized values, and the sums, float64 [3, bins] or [channels, 3, bins]; empty for NO_SUMS."""
+    qn, qp = options.qn, options.qp
+    wide = _wide(values)
+    step = _step(alpha, wide, options.axis)
+    steps = wide / step
+    code = steps.clamp(qn, qp).round_()
+    quantized = (code * step).to(values.dtype)
+    if options.sums == NO_SUMS:
+        return quantized, torch.empty(0, dtype=torch.float64, device=values.device)
+    counted = ~_saturated(steps, qn, qp) if options.sums == INSIDE_VALUES else None
+    residual = torch.addcmul(wide, code, step, value=-1)
+    index = _bin_index(code, qn, qp)
+    return quantized, _bin_sums(index, residual, counted, options.bins, alpha.dim(), options.axis)
 
 
-def alpha_through_sums(ctx, sums: Tensor, grad_sums: Tensor) -> Tensor:
-    """The gradient that reaches the step size through the sums, from them alone."""
-    codes = torch.arange(ctx.qn, ctx.qp + 1, dtype=sums.dtype, device=sums.device)
-    by_bin = grad_sums[..., 1, :] * sums[..., 0, :] + 2 * grad_sums[..., 2, :] * sums[..., 1, :]
-    return (-codes * by_bin).sum(-1) * ctx.sums_alpha_grad
+def backward(
+    values: Tensor,
+    alpha: Tensor,
+    options: Options,
+    grad_quantized: Tensor | None,
+    grad_sums: Tensor | None,
+    wants_alpha: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The gradient of the values, and LSQ's of the step size, float64, before `grad_scale`; None if not wanted.
+
+    One of the two gradients that come in may be None.
+    """
+    wide = _wide(values)
+    step = _step(alpha, wide, options.axis)
+    steps = wide / step
+    code = steps.clamp(options.qn, options.qp).round_()
+    grad_values = slope = None
+    if grad_quantized is not None:
+        upstream = _wide(grad_quantized)
+        inside = (steps > options.qn) & (steps < options.qp)
+        grad_values = torch.where(inside, upstream, 0)
+        if wants_alpha:
+            slope = _sum_to(upstream * torch.where(inside, code - steps, code), alpha, options.axis)
+    if grad_sums is not None:
+        pull = _pull(options, wide, step, steps, code, grad_sums, alpha)
+        grad_values = pull if grad_values is None else grad_values.add_(pull)
+    return grad_values.to(values.dtype), slope
 
 
-def _pull(ctx, wide, step, steps, code, grad_sums, alpha):
+def _pull(options, wide, step, steps, code, grad_sums, alpha):
     """What the gradients of the sums give to each value: gS1[bin] + 2 r gS2[bin]."""
     residual = torch.addcmul(wide, code, step, value=-1)
-    index = _bin_index(code, ctx.qn, ctx.qp)
-    bins = ctx.qp - ctx.qn + 1
+    index = _bin_index(code, options.qn, options.qp)
     if alpha.dim():
-        index = index + _along(torch.arange(alpha.numel(), device=index.device) * bins, index, ctx.axis)
+        index = index + _along(torch.arange(alpha.numel(), device=index.device) * options.bins, index, options.axis)
     linear = grad_sums[..., 1, :].reshape(-1).to(wide.dtype)
     square = (2 * grad_sums[..., 2, :]).reshape(-1).to(wide.dtype)
     pull = torch.addcmul(linear[index], square[index], residual)
-    return pull.masked_fill_(_saturated(steps, ctx.qn, ctx.qp), 0) if ctx.sums == INSIDE_VALUES else pull
+    return pull.masked_fill_(_saturated(steps, options.qn, options.qp), 0) if options.sums == INSIDE_VALUES else pull
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from brsweep.errors import BrsweepError
 from brsweep.models.build import build_model
 from brsweep.quant.calibration import calibrate
 from brsweep.quant.convert import Conversion, clip_relus, quantize_model
+from brsweep.training.allocator import keep_freed_memory
 from brsweep.training.checkpoint import load_pretrained
 from brsweep.training.measure import Probe
 from brsweep.training.optim import build_optimizer
@@ -37,13 +38,16 @@ class Bench:
 
     @classmethod
     def set_up(cls, config: Mapping[str, Any], source: Any) -> Bench:
-        """Prepare this process (threads, determinism, kernels) and load the data."""
+        """Prepare this process (memory, threads, determinism, kernels) and load the data."""
+        keep_freed_memory()
         device = find_device(config["device"])
         if config["threads"]:
             torch.set_num_threads(config["threads"])
         torch.use_deterministic_algorithms(config["deterministic"])
         torch.backends.cudnn.benchmark = not config["deterministic"]
         kernels.use(config["kernels"])
+        if config["compile"]:
+            torch.compiler.reset()  # what earlier runs of this process compiled counts against a limit
         options = {key: config["data"][key] for key in TABLE_OPTIONS}
         tables = build_tables(source, device=device, channels_last=config["channels_last"], **options)
         return cls(config, tables, device)
@@ -103,6 +107,7 @@ class Bench:
             self.optimizer(model, which),
             precision=self.config["precision"],
             gradient_clip=self.config["gradient_clip"],
+            compile=self.config["compile"],
             **parts,
         )
 

@@ -6,10 +6,14 @@ A misspelt argument of the second optimizer would otherwise stop a run after its
 from __future__ import annotations
 
 import inspect
+import os
+import shutil
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from brsweep import kernels, targets
+from brsweep.errors import BrsweepError
 from brsweep.stages.bench import find_device
 from brsweep.training.optim import GROUP_OPTIONS
 
@@ -22,8 +26,10 @@ QUANTIZER_CALLS = (
 
 def check_parts(config: Mapping[str, Any]) -> None:
     """Raise `BrsweepError` unless every target exists and takes its arguments, and device and kernels are there."""
-    find_device(config["device"])
+    device = find_device(config["device"])
     kernels.use(config["kernels"])
+    if config["compile"] and device.type == "cpu":
+        _check_compiler()
     factory = targets.locate("model", config["model"][targets.TARGET])
     offered = {"in_channels": 3, "image_size": (32, 32)}  # of the data, where the factory's signature names them
     taken = {key: value for key, value in offered.items() if key in inspect.signature(factory).parameters}
@@ -35,6 +41,15 @@ def check_parts(config: Mapping[str, Any]) -> None:
         _check("quant.quantizer", config["quant"]["quantizer"], **given)
     if config["logger"].get(targets.TARGET) is not None:
         _check("logger", config["logger"], folder=None, run=None)
+
+
+def _check_compiler() -> None:
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise BrsweepError(
+            f"compile=true: torch.compile wants a C++ compiler on a CPU, and {compiler} is not found; install it, "
+            f"name another in the variable CXX, or set compile=false"
+        )
 
 
 def _check(where: str, node: Mapping[str, Any], *args: Any, **given: Any) -> None:

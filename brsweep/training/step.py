@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,12 @@ class Learner:
     regularizer: Any | None = None
     precision: str = "float32"
     gradient_clip: float | None = None
+    compile: bool = False
+
+    @cached_property
+    def forward(self) -> Callable[[Tensor], Tensor]:
+        """The model as a training step calls it: itself, or compiled at the first call. Evaluation stays eager."""
+        return torch.compile(self.model, dynamic=False) if self.compile else self.model
 
     def autocast(self, device_type: str) -> AbstractContextManager:
         """bf16: networks in bfloat16, quantizers in float32 inside (see `brsweep.kernels`), parameters in float32."""
@@ -38,10 +45,10 @@ def train_step(
     regularizer = learner.regularizer
     with learner.autocast(images.device.type):
         if regularizer is None:
-            logits, penalties = learner.model(images), {}
+            logits, penalties = learner.forward(images), {}
         else:
             with regularizer.collect(learner.sites) as seen:
-                logits = learner.model(images)
+                logits = learner.forward(images)
             penalties = regularizer.penalties(seen)
     task_loss = F.cross_entropy(logits.float(), labels)
     loss = task_loss

@@ -1,0 +1,87 @@
+"""What `test_kernels_cuda.py` runs under Triton's interpreter beside the tests that every implementation has."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from kernel_loops import fast, random_case
+from test_kernels_reference import agree
+from triton_interpreter import interpreted
+
+from brsweep import kernels
+from brsweep.kernels import ALL_VALUES, COUNT, INSIDE_VALUES, NO_SUMS, Options, cuda, fake_quantize
+from brsweep.kernels.storage import laid_out
+
+assert interpreted()
+
+
+@pytest.fixture(autouse=True)
+def triton():
+    kernels.use("triton")
+    yield
+    kernels.use("auto")
+    kernels._fault.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bits", [1, 2, 8])
+def test_narrow_values_in_and_out(bits, dtype):
+    case = random_case(bits, (3, 700), bits, bits > 1, dtype=dtype, sums=INSIDE_VALUES, per_channel=True)
+    quick = fast(case)
+    kernels.use("reference")
+    plain = fast(case)
+    cut = 2.0**-7 if dtype == torch.bfloat16 else 0  # the interpreter cuts bfloat16 off, where a device rounds
+    np.testing.assert_allclose(quick.quantized, plain.quantized, rtol=cut)
+    np.testing.assert_allclose(quick.grad_values, plain.grad_values, rtol=cut or 2.0**-10, atol=1e-5)
+    assert np.array_equal(quick.sums[:, COUNT], plain.sums[:, COUNT])
+
+
+@pytest.mark.parametrize("sums", [NO_SUMS, ALL_VALUES])
+def test_several_programs_and_several_tiles(sums, monkeypatch):
+    """Sizes around a tile's; then few programs, so that each walks many tiles; twice the same bits."""
+    for size in (1, 1023, 1024, 1025, 5000):
+        agree(random_case(size, (size,), 2, True, sums=sums))
+    monkeypatch.setattr(cuda, "MOST_PROGRAMS", 2)
+    case = random_case(0, (9001,), 3, True, sums=sums)
+    agree(case)
+    one, other = fast(case), fast(case)
+    assert one.quantized.tobytes() == other.quantized.tobytes()
+    assert one.grad_alpha.tobytes() == other.grad_alpha.tobytes()
+    assert sums == NO_SUMS or one.sums.tobytes() == other.sums.tobytes()
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_layouts(per_channel):
+    case = random_case(0, (4, 6, 5, 3), 2, True, sums=ALL_VALUES, per_channel=per_channel)
+    wanted = fast(case)
+    last = case.values.contiguous(memory_format=torch.channels_last)
+    assert laid_out(last, case.alpha, 0)[0].data_ptr() == last.data_ptr()
+    for values in (last, torch.stack([case.values, case.values], -1)[..., 0]):
+        got = fast(dataclasses.replace(case, values=values))
+        assert np.array_equal(got.quantized, wanted.quantized)
+        assert np.array_equal(got.grad_values, wanted.grad_values)
+        assert np.array_equal(got.sums[..., COUNT, :], wanted.sums[..., COUNT, :])
+    assert fake_quantize(last, case.alpha, -2, 1, grad_scale=1.0)[0].stride() == last.stride()
+
+
+def test_auto_takes_it_only_where_it_agrees_with_the_reference(monkeypatch):
+    right = cuda.forward
+    monkeypatch.setitem(kernels._FASTEST, "cpu", "triton")
+    monkeypatch.setattr(kernels, "_has_cuda", lambda: True)
+    kernels.use("auto")
+    kernels._fault.cache_clear()
+    assert kernels.chosen("cpu") == "triton" and kernels._implementation(torch.zeros(3)) is cuda
+
+    def wrong(values, alpha, options: Options):
+        quantized, sums = right(values, alpha, options)
+        return quantized, sums + (0.01 if options.sums != NO_SUMS else 0)
+
+    monkeypatch.setattr(cuda, "forward", wrong)
+    kernels._fault.cache_clear()
+    with pytest.warns(RuntimeWarning, match=r"triton does not work here, the slower reference is used: .*not the ref"):
+        assert kernels.chosen("cpu") == "reference"
+    assert kernels._implementation(torch.zeros(3)).__name__.endswith("reference")  # and no second warning
+    assert "triton" not in kernels.available()
