@@ -4,6 +4,7 @@ are drawn by its script from the data that it carries. Every text is escaped, by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +31,7 @@ def page(heading: str, tables: Sequence[Judged], figures: Sequence[Figure | Abse
     runs = [run for judged in tables for run in judged.cohort.runs]
     place = {id(run): number for number, run in enumerate(runs)}
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment.get_template("page.html").render(
         heading=heading,
         notices=notices,
@@ -124,7 +126,7 @@ def _run(run: Run, config: Mapping[str, str], shared: Mapping[str, str]) -> dict
         "seed": run.seed,
         "numbers": {key: run.number(key) for key in RUN_NUMBERS if run.number(key) is not None},
         "about": about | {"best_epoch": result.get("best_epoch")} if result else {},
-        "collapse": result.get("collapse"),
+        "collapse": _rounded(result.get("collapse")),
         "config": {key: value for key, value in config.items() if key not in shared},
         "command": run.command(),
         "log": run.log_end(),
@@ -134,9 +136,9 @@ def _run(run: Run, config: Mapping[str, str], shared: Mapping[str, str]) -> dict
 
 
 def _rounded(value: Any) -> Any:
-    """Floats to five digits: what a figure can show."""
+    """Floats to five digits, what a figure can show; None for what JSON can't hold."""
     if isinstance(value, float):
-        return float(f"{value:.5g}")
+        return float(f"{value:.5g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

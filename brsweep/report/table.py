@@ -43,13 +43,13 @@ def columns(judged: Judged) -> list[Column]:
         Column("bits", "Bits", lambda r: r.row.bits, lambda r: r.row.bits),
         *(_setting(key) for key in varied),
         Column("n", "n", _n, lambda r: len(r.row.counted)),
-        _accuracy("val", "Validation", lambda r: r.val),
         _accuracy("test", "Test", lambda r: r.test),
-        _accuracy("test_last", "Test, last epoch", lambda r: r.test_last),
         Column("gap_float", "Gap to FP32", lambda r: points(r.gap_float), lambda r: r.gap_float and r.gap_float.mean),
         Column("gap_lsq", "Against LSQ", lambda r: interval(r.gap_lsq), lambda r: r.gap_lsq and r.gap_lsq.mean),
-        Column("holm", "p (Holm)", lambda r: p_value(r.gap_lsq), lambda r: r.gap_lsq and r.gap_lsq.holm),
         Column("verdict", "Verdict", verdict, verdict),
+        Column("holm", "p (Holm)", lambda r: p_value(r.gap_lsq), lambda r: r.gap_lsq and r.gap_lsq.holm),
+        _accuracy("val", "Validation", lambda r: r.val),
+        _accuracy("test_last", "Test, last epoch", lambda r: r.test_last),
         Column("published", "Published", _published, _published),
         Column("notes", "Notes", lambda r: "; ".join(r.notes), lambda r: "; ".join(r.notes)),
     ]
@@ -64,18 +64,19 @@ def summary(judged: Judged) -> list[str]:
     """What a reader wants to know first, a sentence or two for each setting."""
     lines = []
     for pick in judged.picks:
-        best, rows = pick.result, pick.candidates
-        line = f"{row_label(best)}: test {percent(best.test)} %"
-        if rows > 1:
-            line += f", the lambda with the best validation accuracy ({percent(best.val)} %) of {rows}"
+        best = pick.result
+        line = row_label(best)
+        if pick.candidates > 1:
+            line += f" (best on validation of {pick.candidates} lambdas, {percent(best.val)} %)"
+        line += f": test {percent(best.test)} %"
         if best.gap_float:
-            line += f"; {points(best.gap_float)} points to FP32"
+            line += f"; gap to FP32 {points(best.gap_float)} points"
         if best.gap_lsq:
-            line += f"; {interval(best.gap_lsq)} points against LSQ, {best.gap_lsq.statement()}"
-        if pick.lsq and best.val and pick.lsq.val.mean > best.val.mean:
-            line += f". LSQ alone is higher on validation ({percent(pick.lsq.val)} %)"
+            line += f"; against LSQ {interval(best.gap_lsq)} points, {best.gap_lsq.statement()}"
+        if pick.lsq and pick.lsq.val.mean > best.val.mean:
+            line += f". LSQ alone is higher on validation, {percent(pick.lsq.val)} %"
         if pick.incomplete:
-            line += f". Not considered: {pick.incomplete} lambda{'s' * (pick.incomplete > 1)} with seeds to come"
+            line += f". Left aside: {pick.incomplete} lambda{'s' * (pick.incomplete > 1)} with seeds to come"
         lines.append(f"{line}.")
     return lines
 

@@ -3,6 +3,7 @@
 
 const SIZES = {
   large: { width: 380, height: 240, left: 46, right: 8, top: 16, bottom: 36 },
+  medium: { width: 290, height: 200, left: 42, right: 6, top: 16, bottom: 34 },
   small: { width: 180, height: 96, left: 4, right: 4, top: 4, bottom: 16 },
 };
 const tip = document.getElementById("tip");
@@ -34,14 +35,14 @@ function extent(panel, positive) {
 function roundTicks(low, high, wanted) {
   const raw = (high - low) / wanted;
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = power * [1, 2, 5, 10].find((m) => m * power >= raw);
+  const step = power * [1, 2, 2.5, 5, 10].find((m) => m * power >= raw);
   const ticks = [];
   for (let k = Math.ceil(low / step); k * step <= high * (1 + 1e-12); k++) ticks.push(+(k * step).toPrecision(12));
   return ticks;
 }
 
 function logTicks(low, high) {
-  const factors = Math.log10(high / low) < 1.5 ? [1, 1.5, 2, 3, 5, 7] : [1];
+  const factors = Math.log10(high / low) < 1.5 ? [1, 1.5, 2, 3, 5, 7] : Math.log10(high / low) < 3 ? [1, 3] : [1];
   const ticks = [];
   for (let p = Math.floor(Math.log10(low)); p <= Math.log10(high); p++) {
     ticks.push(...factors.map((f) => +(f * 10 ** p).toPrecision(3)).filter((t) => t >= low && t <= high));
@@ -126,8 +127,8 @@ function drawSeries(svg, series, at) {
   });
 }
 
-function drawPanel(panel, small) {
-  const size = small ? SIZES.small : SIZES.large;
+function drawPanel(panel, kind) {
+  const size = SIZES[kind];
   const svg = make("svg", { viewBox: `0 0 ${size.width} ${size.height}`, tabindex: 0, role: "img" });
   const what = [panel.title, panel.y_label].filter(Boolean).join(", ");
   svg.setAttribute("aria-label", `${what}: ${panel.series.map((s) => s.name).join(", ")}; arrow keys read the values`);

@@ -59,12 +59,12 @@ function drawHeat(panel, range) {
 function legend(figure) {
   const names = new Map();
   for (const series of figure.panels.flatMap((panel) => panel.series)) {
-    if (series.shade === null && !names.has(series.name)) names.set(series.name, series.color);
+    if (series.shade === null && !names.has(series.name)) names.set(series.name, series);
   }
   const list = element("ul", null, { class: "legend" });
-  for (const [name, color] of names.size > 1 ? names : []) {
+  for (const [name, { color, area }] of names.size > 1 ? names : []) {
     const item = element("li", null, { style: `color: var(--c${color % 8})` });
-    item.append(element("span", null, color % 2 ? { class: "dashed" } : {}), element("b", name));
+    item.append(element("span", null, color % 2 && !area ? { class: "dashed" } : {}), element("b", name));
     list.append(item);
   }
   return list;
@@ -80,7 +80,8 @@ function drawFigure(place, figure) {
     const box = place.appendChild(element("div"));
     const words = [panel.title, figure.small ? "" : panel.y_label || panel.heat?.label].filter(Boolean);
     box.append(element("p", words.join(", "), { class: "panel-title" }));
-    box.append(panel.heat ? drawHeat(panel, range) : drawPanel(panel, figure.small));
+    const kind = figure.small ? "small" : place.matches(".by-1, .by-2") ? "large" : "medium";
+    box.append(panel.heat ? drawHeat(panel, range) : drawPanel(panel, kind));
   }
 }
 
@@ -138,7 +139,7 @@ function drawRun(main, run) {
     main.append(element("h3", "Command"), element("p", "The sweep has no sweep.json that would know it; the configuration below holds every value."));
   }
   if (run.curves.values) {
-    const place = element("div", null, { class: "panels" });
+    const place = element("div", null, { class: "panels by-4" });
     main.append(element("h3", "Curves"), place);
     for (const panel of runCurves(run)) {
       const part = element("div");
@@ -146,7 +147,7 @@ function drawRun(main, run) {
       part.append(element("p", panel.y_label, { class: "panel-title" }), inner);
       const list = legend({ panels: [panel] });
       if (list.children.length) inner.append(list);
-      inner.append(drawPanel(panel, false));
+      inner.append(drawPanel(panel, "medium"));
       place.append(part);
     }
   }
@@ -189,6 +190,7 @@ theme.addEventListener("click", () => {
   document.documentElement.style.colorScheme = isDark() ? "light" : "dark";
   nameTheme();
 });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", nameTheme);
 nameTheme();
 window.addEventListener("hashchange", route);
 route();

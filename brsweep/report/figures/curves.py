@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -76,4 +77,5 @@ def own_curves(run: Run) -> dict[str, Any]:
 
 
 def _short(value: Any) -> float | None:
-    return float(f"{value:.4g}") if isinstance(value, (int, float)) else None
+    known = isinstance(value, (int, float)) and math.isfinite(value)
+    return float(f"{value:.4g}") if known else None

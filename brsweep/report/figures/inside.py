@@ -12,6 +12,7 @@ from brsweep.report.runs import layers, snapshot
 
 KINDS = {"weight": "weights", "act": "activations"}
 WHAT = {"weight": "latent weights", "act": "activations before quantization"}
+CUT = {"weight": "", "act": " apart from the one at 0, which is cut off"}
 MOST_BINS = 32
 
 
@@ -54,8 +55,9 @@ def distributions(inside: Inside, kind: str) -> Figure | Absent:
         return Absent(name, title, "no finished run has histograms (snapshots/br-end.npz) and layers.jsonl")
     sides = "LSQ upwards, LSQ + BR downwards" if len(inside.names) == 2 else inside.names[0]
     caption = (
-        f"{sides}; each side is scaled to its own highest cell. Upright lines are the levels, the axis counts in steps "
-        f"(v / alpha). In each title: the share of values within 1 % of a step of their level. {inside.pair.words}."
+        f"{sides}; each side is scaled to its own highest cell{CUT[kind]}. Upright lines are the levels, the axis counts "
+        f"in steps (v / alpha). In each title: the share of values within 1 % of a step of their level. "
+        f"{inside.pair.words}."
     )
     return Figure(name, title, caption, panels, columns=4, small=True)
 
@@ -69,8 +71,9 @@ def _distribution(inside: Inside, kind: str, site: str) -> Panel | None:
         low, high = float(about[0]), float(about[1])
         width = (high - low) / len(counts)
         sign = 1 if name == LSQ or len(inside.names) == 1 else -1
-        y = [round(sign * float(value), 4) for value in counts / counts.max()]
         x = [round(low + (i + 0.5) * width, 4) for i in range(len(counts))]
+        top = _highest(counts, x, width, kind)
+        y = [round(sign * min(1.0, float(value) / top), 4) for value in counts]
         series.append(Series(name, x, y, color=color, area=True))
         codes = range(round(low + 1.5), round(high - 1.5) + 1)
         share = inside.latest(name, "near", site)
@@ -79,6 +82,13 @@ def _distribution(inside: Inside, kind: str, site: str) -> Panel | None:
     ticks = [(float(code), str(code)) for code in codes][:: max(1, len(codes) // 8)]
     title = f"{site.removeprefix('stages.')}: {' → '.join(shares)}"
     return Panel(title, series, x_ticks=ticks, y_hidden=True, marks=marks) if series else None
+
+
+def _highest(counts: Any, x: Sequence[float], width: float, kind: str) -> float:
+    """The highest cell. Of activations the one at 0 is left aside where others are filled: it holds what the ReLU cut
+    off, often half of all values."""
+    rest = [float(count) for count, at in zip(counts, x, strict=True) if kind == "weight" or abs(at) > width]
+    return max(rest, default=0.0) or float(counts.max())
 
 
 def alphas(inside: Inside) -> Figure | Absent:
@@ -108,7 +118,8 @@ def occupancy(inside: Inside) -> Figure | Absent:
     for kind in KINDS:
         for run in inside.names:
             sites = [site for site in inside.sites(kind) if inside.latest(run, "occupancy", site)]
-            values = [[round(100 * share, 2) for share in inside.latest(run, "occupancy", site)] for site in sites]
+            shares = [inside.latest(run, "occupancy", site) for site in sites]
+            values = [[None if share is None else round(100 * share, 2) for share in line] for line in shares]
             bins = max(map(len, values), default=0)
             if 0 < bins <= MOST_BINS:
                 heat = Heat(sites, _codes(kind, bins), values, None, "share of values (%)")
