@@ -131,6 +131,9 @@ def _notes(row: Row) -> list[str]:
             state = "no finite accuracy" if run.state == "finished" else run.state
             cause = f" ({run.status.cause})" if run.status.cause else ""
             notes.append(f"seed {run.seed}: {state}{cause}")
+    again = len([run for run in row.runs if run.counts]) - len(row.counted)
+    if again:
+        notes.append(f"{again} more of the same configuration and seed: not counted twice")
     absent = sorted(set(row.seeds) - counted - {run.seed for run in row.runs})
     if absent:
         notes.append(f"no run with seed {', '.join(map(str, absent))}")
@@ -150,7 +153,7 @@ def _is_lsq(run: Run) -> bool:
 
 
 def _baseline_key(run: Run) -> str:
-    return identity_but(run.config, "reg", "schedule.freeze_alpha")
+    return identity_but(run.config, "reg", "schedule.freeze_alpha") + str(run.config.get("pretrained"))
 
 
 def _against_lsq(row: Row, partners: Mapping[str, Run]) -> Paired | None:

@@ -35,7 +35,8 @@ class Row:
 
     @property
     def counted(self) -> list[Run]:
-        return [run for run in self.runs if run.counts]
+        """The runs that averages take: of two with one seed, the first."""
+        return list({run.seed: run for run in reversed(self.runs) if run.counts}.values())[::-1]
 
     @property
     def complete(self) -> bool:
@@ -106,10 +107,13 @@ def identity_but(config: Mapping[str, Any], *left_out: str) -> str:
 def _rows(runs: Sequence[Run]) -> tuple[tuple[Row, ...], tuple[str, ...]]:
     known = [run for run in runs if run.config is not None]
     values = _varied(known)
+    checkpoints = _checkpoints_differ(known)
+    if checkpoints:
+        values["pretrained"] = list(dict.fromkeys(run.config.get("pretrained") for run in known))
     groups: dict[str, list[Run]] = {}
     of_overrides: dict[frozenset[str], str] = {}
     for run in known:
-        key = identity_but(run.config, "seed")
+        key = identity_but(run.config, "seed") + str(checkpoints and run.config.get("pretrained"))
         groups.setdefault(key, []).append(run)
         of_overrides[_but_seed(run)] = key
     for run in runs:
@@ -128,7 +132,8 @@ def _row(runs: Sequence[Run], seeds: tuple[int, ...], values: Mapping[str, Seque
         words = [word for word in runs[0].status.overrides if not word.startswith("seed=")]
         return Row(NO_EFFECT, {"overrides": " ".join(words) or runs[0].name}, runs, seeds, None)
     mine = flat(config)
-    settings = {key: mine.get(key) if _matters(config, key, seen) else NO_EFFECT for key, seen in values.items()}
+    shown = {key for key, seen in values.items() if key == "pretrained" or _matters(config, key, seen)}
+    settings = {key: mine.get(key) if key in shown else NO_EFFECT for key in values}
     return Row(describe.bits(config).upper(), settings, runs, seeds, config)
 
 
@@ -138,6 +143,16 @@ def _varied(runs: Sequence[Run]) -> dict[str, list[Any]]:
     keys = dict.fromkeys(key for config in configs for key in config if key != "seed")
     values = {key: list({fingerprint({"": c.get(key)}): c.get(key) for c in configs}.values()) for key in keys}
     return {key: seen for key, seen in values.items() if len(seen) > 1}
+
+
+def _checkpoints_differ(runs: Sequence[Run]) -> bool:
+    """Whether the pretrained file is something that the sweep varied: one seed begins at two of them, or some runs at
+    none. A file for each seed is not; the path alone changes no result."""
+    files: dict[int, set[Any]] = {}
+    for run in runs:
+        files.setdefault(run.config["seed"], set()).add(run.config.get("pretrained"))
+    every = set().union(*files.values())
+    return (None in every and len(every) > 1) or any(len(of_seed) > 1 for of_seed in files.values())
 
 
 def _matters(config: Mapping[str, Any], key: str, values: Iterable[Any]) -> bool:

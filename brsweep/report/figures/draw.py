@@ -61,7 +61,7 @@ def _lay_out(canvas: Any, figure: Figure, columns: int, lines: int) -> None:
     width, left, right = (1.6, 0.08, 0.08) if figure.small else (2.85, 0.55, 0.1)
     height, above, below = (0.85, 0.2, 0.18) if figure.small else (1.65, 0.36, 0.42)
     if figure.panels[0].heat is not None:
-        width, left, height = room_of_heat(figure)
+        width, left, right, height = room_of_heat(figure)
     full_width = columns * (left + width + right)
     full_height = lines * (above + height + below) + LEGEND_INCHES
     canvas.set_size_inches(full_width, full_height)

@@ -55,8 +55,8 @@ def distributions(inside: Inside, kind: str) -> Figure | Absent:
         return Absent(name, title, "no finished run has histograms (snapshots/br-end.npz) and layers.jsonl")
     sides = "LSQ upwards, LSQ + BR downwards" if len(inside.names) == 2 else inside.names[0]
     caption = (
-        f"{sides}; each side is scaled to its own highest cell{CUT[kind]}. Upright lines are the levels, the axis counts "
-        f"in steps (v / alpha). In each title: the share of values within 1 % of a step of their level. "
+        f"{sides}; each side is scaled to its own highest cell{CUT[kind]}. Upright lines are the levels, the axis "
+        f"counts in steps (v / alpha). In each title: the share of values within 1 % of a step of their level. "
         f"{inside.pair.words}."
     )
     return Figure(name, title, caption, panels, columns=4, small=True)
