@@ -78,11 +78,15 @@ def lsq_partners(runs: Sequence[Run]) -> dict[str, Run]:
     return found
 
 
-def row_label(result: Result, keys: Sequence[str] | None = None) -> str:
+def row_label(result: Result) -> str:
     """The row in words: `W2A2, lambda_act 1, freeze_alpha true`."""
-    shown = result.row.settings if keys is None else {k: v for k, v in result.row.settings.items() if k in keys}
-    words = [f"{short(key)} {plain(value)}" for key, value in shown.items() if key not in BITS and value != NO_EFFECT]
-    return ", ".join([result.row.bits, *words])
+    return ", ".join(filter(None, [result.row.bits, in_words(result.row.settings)]))
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """Settings less the bits and what has no effect: `lambda_act 1, freeze_alpha true`."""
+    shown = {k: v for k, v in settings.items() if k not in BITS and v != NO_EFFECT}
+    return ", ".join(f"{short(key)} {plain(value)}" for key, value in shown.items())
 
 
 def short(key: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from brsweep.report.figures import Absent, Figure, Heat, Panel, Series
-from brsweep.report.results import Judged, Result, covers, distinct_settings, plain, setting, short
+from brsweep.report.results import Judged, Result, covers, distinct_settings, in_words, setting, short
 from brsweep.report.rows import BITS, LAMBDAS
 
 TEST = "test accuracy (%)"
@@ -63,8 +63,7 @@ def _lambda_panel(
         mine.sort(key=lambda r: _lambda(r, key))
         shift = 0.012 * width * (number - (len(frames) - 1) / 2)
         points = [(position[_lambda(r, key)] + shift, r) for r in mine]
-        words = [f"{short(k)} {plain(v)}" for k, v in frame.items() if k != "bits"]
-        series.append(points_series(", ".join(words) or "all runs", points, number))
+        series.append(points_series(in_words(frame) or "all runs", points, number))
     floating = [r.floating.mean for r in rows if r.floating is not None]
     levels = [(100 * sum(floating) / len(floating), "FP32")] if floating else []
     ticks = [(at, f"{value:g}") for value, at in position.items()]
@@ -101,8 +100,7 @@ def bits_by_lambda(judged: Judged) -> Figure | Absent:
             texts=[[f"{100 * r.test.mean:.1f}" if r else "" for r in line] for line in cells],
             label=TEST,
         )
-        words = [f"{short(k)} {plain(v)}" for k, v in frame.items() if k != "bits"]
-        panels.append(Panel(", ".join(words), x_label=" / ".join(map(short, varied)), heat=heat))
+        panels.append(Panel(in_words(frame), x_label=" / ".join(map(short, varied)), heat=heat))
     return Figure(name, title, "Mean test accuracy over seeds; an empty cell has no finished run.", panels, columns=1)
 
 
