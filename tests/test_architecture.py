@@ -33,7 +33,8 @@ BELOW["config"] = {"errors", "targets", "quant"}
 BELOW["train"] = BELOW["sweep"] | {"sweep", "config"}
 """Room -> the rooms that it may import, beside itself."""
 
-TORCHLESS = ("tracking", "sweep", "report", "config", "stages/plan", "stages/signature", "stages/store", "targets", "errors")
+TORCHLESS = ("tracking", "sweep", "report", "config", "stages/plan", "stages/signature", "stages/store", "targets")
+TORCHLESS += ("errors",)
 TORCHLESS += tuple(f"data/{name}" for name in ("synthetic", "digits", "downloads", "image_folder", "images", "split"))
 HEAVY = {"torch", "torchvision", "numba", "wandb", "sklearn", "rich", "PIL"}
 
