@@ -53,14 +53,40 @@ def test_accuracy_against_lambda_has_a_panel_per_bits_and_a_line_per_setting(tab
     assert [panel.title for panel in figure.panels] == ["W2A2", "W3A3"]
     panel = figure.panels[0]
     assert [word for _, word in panel.x_ticks] == ["0", "0.1", "10"] and panel.levels[0][1] == "FP32"
-    line = next(s for s in panel.series if "lambda_weight 10" in s.name and "freeze_alpha true" in s.name)
-    mine = {"reg.lambda_act": 10.0, "schedule.freeze_alpha": True}
-    result = next(r for r in table.results if r.row.bits == "W2A2" and r.row.settings | mine == r.row.settings)
-    assert line.y == [pytest.approx(100 * result.test.mean)]
-    assert line.high[0] - line.y[0] == pytest.approx(100 * result.test.sd)
-    assert sorted(value for _, value in line.dots) == pytest.approx(
-        sorted(100 * run.number("test_accuracy") for run in result.row.counted)
+    assert {series.name for series in panel.series} == {
+        "freeze_alpha true", "backprop_to_alpha true, freeze_alpha false", "backprop_to_alpha false, freeze_alpha false",
+    }  # fmt: skip
+    line = next(series for series in panel.series if series.name == "freeze_alpha true")
+    frozen = [r for r in table.results if r.row.bits == "W2A2" and r.row.settings["schedule.freeze_alpha"] is True]
+    assert line.y == pytest.approx([100 * r.test.mean for r in sorted(frozen, key=lambda r: r.row.lambdas)])
+    assert line.high[2] - line.y[2] == pytest.approx(100 * frozen[-1].test.sd)
+    assert [value for _, value in line.dots[-2:]] == pytest.approx(
+        [100 * run.number("test_accuracy") for run in frozen[-1].row.counted]
     )
+
+
+def test_the_lines_are_the_other_lambda_where_both_vary_freely(tmp_path):
+    points = [{"seed": 1, "reg.lambda_act": a, "reg.lambda_weight": w} for a in (0.0, 1.0) for w in (0.0, 1.0)]
+    write_sweep(tmp_path / "s", points)
+    table = judged(tmp_path / "s")
+    lines = against_lambda(table, "reg.lambda_weight").panels[0].series
+    assert [line.name for line in lines] == ["lambda_act 0", "lambda_act 1"] and all(len(line.y) == 2 for line in lines)
+
+
+def test_lambdas_that_move_together_share_one_figure(table):
+    assert "moves with lambda_act" in against_lambda(table, "reg.lambda_weight").why
+    assert "lambda_weight moves with lambda_act" in against_lambda(table, "reg.lambda_act").caption
+
+
+def test_a_figure_keeps_the_settings_that_validation_prefers(tmp_path):
+    rates = [round(0.001 * i, 3) for i in range(1, 11)]
+    for rate in rates:
+        for value in (0.1, 1.0):
+            changes = {"qat_optimizer.lr": rate, "reg.lambda_act": value}
+            write_run(tmp_path / "s", changes, result={"val_accuracy": 0.5 + rate})
+    figure = against_lambda(judged(tmp_path / "s"), "reg.lambda_act")
+    assert [s.name for s in figure.panels[0].series] == [f"qat_optimizer.lr {rate:g}" for rate in rates[2:]]
+    assert "At most 8 settings" in figure.caption
 
 
 def test_the_heat_map_holds_the_means(table):
@@ -74,7 +100,7 @@ def test_the_heat_map_holds_the_means(table):
 def test_alpha_control_compares_picked_rows_with_lsq(table):
     figure = alpha_control(table)
     assert [word for _, word in figure.panels[0].x_ticks] == [
-        "LSQ alone", "free, BR detached", "free, BR reaches alpha (raw)", "frozen",
+        "LSQ", "detached", "reached", "frozen",
     ]  # fmt: skip
 
 

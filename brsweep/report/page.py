@@ -58,7 +58,8 @@ def _table(judged: Judged, place: Mapping[int, int]) -> dict[str, Any]:
     known = list(dict.fromkeys(figure for config in configs for b in bits for figure in published(config, b)))
     return {
         "title": title(judged),
-        "summary": summary(judged),
+        "summary": summary(judged)[0],
+        "others": summary(judged)[1],
         "columns": [{"title": c.title, "number": _is_number(c, judged)} for c in columns],
         "rows": rows,
         "published": known,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from brsweep.report.results import Judged, Result, plain, row_label, short
+from brsweep.report.results import Judged, Pick, Result, plain, row_label, short
 from brsweep.report.rows import BITS, NO_EFFECT
 from brsweep.report.spread import LEVEL, Paired, Spread
 
@@ -60,25 +60,33 @@ def filled(judged: Judged) -> list[Column]:
     return [c for c in columns(judged) if any(c.text(r) not in ("", NOTHING) for r in judged.results)]
 
 
-def summary(judged: Judged) -> list[str]:
-    """What a reader wants to know first, a sentence or two for each setting."""
-    lines = []
+def summary(judged: Judged) -> tuple[list[str], list[str]]:
+    """What a reader wants to know first, a line for each setting: for each bit-width the one that reaches the highest
+    validation accuracy, and the others."""
+    best: dict[str, Pick] = {}
     for pick in judged.picks:
-        best = pick.result
-        line = row_label(best)
-        if pick.candidates > 1:
-            line += f" (best on validation of {pick.candidates} lambdas, {percent(best.val)} %)"
-        line += f": test {percent(best.test)} %"
-        if best.gap_float:
-            line += f"; gap to FP32 {points(best.gap_float)} points"
-        if best.gap_lsq:
-            line += f"; against LSQ {interval(best.gap_lsq)} points, {best.gap_lsq.statement()}"
-        if pick.lsq and pick.lsq.val.mean > best.val.mean:
-            line += f". LSQ alone is higher on validation, {percent(pick.lsq.val)} %"
-        if pick.incomplete:
-            line += f". Left aside: {pick.incomplete} lambda{'s' * (pick.incomplete > 1)} with seeds to come"
-        lines.append(f"{line}.")
-    return lines
+        bits = pick.result.row.bits
+        if bits not in best or pick.result.val.mean > best[bits].result.val.mean:
+            best[bits] = pick
+    first = [_sentence(pick) for pick in best.values()]
+    return first, [_sentence(pick) for pick in judged.picks if pick is not best[pick.result.row.bits]]
+
+
+def _sentence(pick: Pick) -> str:
+    best = pick.result
+    line = row_label(best)
+    if pick.candidates > 1:
+        line += f" (best on validation of {pick.candidates} lambdas, {percent(best.val)} %)"
+    line += f": test {percent(best.test)} %"
+    if best.gap_float:
+        line += f"; gap to FP32 {points(best.gap_float)} points"
+    if best.gap_lsq:
+        line += f"; against LSQ {interval(best.gap_lsq)} points, {best.gap_lsq.statement()}"
+    if pick.lsq and pick.lsq.val.mean > best.val.mean:
+        line += f". LSQ alone is higher on validation, {percent(pick.lsq.val)} %"
+    if pick.incomplete:
+        line += f". Left aside: {pick.incomplete} lambda{'s' * (pick.incomplete > 1)} with seeds to come"
+    return f"{line}."
 
 
 def percent(spread: Spread | None) -> str:

@@ -18,8 +18,9 @@ def to_markdown(tables: Sequence[Judged], notices: Sequence[str]) -> str:
     parts = [_list(notices)] if notices else []
     for judged in tables:
         parts.append(f"### {title(judged)}\n")
-        if summary(judged):
-            parts.append(_list(summary(judged)))
+        first, others = summary(judged)
+        if first:
+            parts.append(_list([*first, *others]))
         columns = filled(judged)
         lines = [[c.title for c in columns], ["---"] * len(columns)]
         lines += [[c.text(result) for c in columns] for result in judged.results]

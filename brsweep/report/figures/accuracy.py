@@ -11,12 +11,10 @@ from brsweep.report.results import Judged, Result, covers, distinct_settings, in
 from brsweep.report.rows import BITS, LAMBDAS
 
 TEST = "test accuracy (%)"
-CONTROLS = {
-    (False, False): "free, BR detached",
-    (True, False): "frozen",
-    (True, True): "frozen",
-    (False, True): "free, BR reaches alpha",
-}
+MOST_LINES = 8
+ALONE, DETACHED, FROZEN = "LSQ alone", "free, BR detached", "frozen"
+REACHES = {"raw": "free, BR reaches alpha", "lsq": "free, BR reaches alpha, scaled as LSQ does"}
+TICKS = {ALONE: "LSQ", DETACHED: "detached", FROZEN: "frozen", REACHES["raw"]: "reached", REACHES["lsq"]: "scaled"}
 
 
 def bit_widths(judged: Judged) -> list[str]:
@@ -31,14 +29,36 @@ def against_lambda(judged: Judged, key: str) -> Figure | Absent:
     values = sorted({_lambda(result, key) for result in done})
     if len(values) < 2:
         return Absent(name, title, f"its finished runs have one value of {short(key)}")
+    tied = _tied(done)
+    if tied and key != LAMBDAS[-1]:
+        return Absent(name, title, f"it moves with {short(LAMBDAS[-1])}, whose figure shows both")
+    but = (*LAMBDAS, *BITS) if tied else (key, *BITS)
+    frames = _best(distinct_settings(done, but), done, but)
     position = log_positions(values)
-    frames = distinct_settings(done, (key, *BITS))
-    panels = [_lambda_panel(bits, done, key, position, frames) for bits in bit_widths(judged)]
+    panels = [_lambda_panel(bits, done, key, position, frames, but) for bits in bit_widths(judged)]
     caption = (
         "Mean over seeds with the sample standard deviation; pale dots are single seeds. Logarithmic axis; 0 stands at "
         "its left end. The dashed line is FP32."
+        + (f" {short(LAMBDAS[0])} moves with {short(key)}." if tied else "")
+        + (f" At most {MOST_LINES} settings, those with the best validation accuracy." * (len(frames) == MOST_LINES))
     )
     return Figure(name, title, caption, panels, columns=min(2, len(panels)))
+
+
+def _tied(done: Sequence[Result]) -> bool:
+    """Whether the lambdas vary together: one of the weights for each of the activations, and the other way round."""
+    points = {result.row.lambdas for result in done}
+    return len(points) > 1 and all(len({point[i] for point in points}) == len(points) for i in (0, 1))
+
+
+def _best(frames: list[dict[str, Any]], done: Sequence[Result], but: Sequence[str]) -> list[dict[str, Any]]:
+    """What a figure can tell apart: of many settings those that reach the highest validation accuracy."""
+
+    def reached(frame: Mapping[str, Any]) -> float:
+        return max((r.val.mean for r in done if r.val and covers(frame, setting(r, but))), default=0.0)
+
+    kept = sorted(frames, key=reached, reverse=True)[:MOST_LINES]
+    return [frame for frame in frames if frame in kept]
 
 
 def log_positions(values: Sequence[float]) -> dict[float, float]:
@@ -53,13 +73,18 @@ def log_positions(values: Sequence[float]) -> dict[float, float]:
 
 
 def _lambda_panel(
-    bits: str, done: Sequence[Result], key: str, position: Mapping[float, float], frames: Sequence[Mapping[str, Any]]
+    bits: str,
+    done: Sequence[Result],
+    key: str,
+    position: Mapping[float, float],
+    frames: Sequence[Mapping[str, Any]],
+    but: Sequence[str],
 ) -> Panel:
     rows = [result for result in done if result.row.bits == bits]
     series = []
     width = max(position.values()) - min(position.values())
     for number, frame in enumerate(frames):
-        mine = [r for r in rows if covers(frame, setting(r, (key, *BITS)))]
+        mine = [r for r in rows if covers(frame, setting(r, but))]
         mine.sort(key=lambda r: _lambda(r, key))
         shift = 0.012 * width * (number - (len(frames) - 1) / 2)
         points = [(position[_lambda(r, key)] + shift, r) for r in mine]
@@ -119,19 +144,19 @@ def alpha_control(judged: Judged) -> Figure | Absent:
     panels = []
     for bits in bit_widths(judged):
         lsq = [r for r in judged.results if r.row.bits == bits and r.row.is_lsq and r.test is not None]
-        shown = ([("LSQ alone", lsq[0])] if lsq else []) + [(w, best[bits, w]) for w in ways if (bits, w) in best]
+        shown = ([(ALONE, lsq[0])] if lsq else []) + [(w, best[bits, w]) for w in ways if (bits, w) in best]
         series = [points_series(way, [(at, r)], at) for at, (way, r) in enumerate(shown)]
-        ticks = [(at, way) for at, (way, _) in enumerate(shown)]
-        panels.append(Panel(bits, series, "", TEST, x_ticks=ticks))
+        ticks = [(at, TICKS[way]) for at, (way, _) in enumerate(shown)]
+        panels.append(Panel(bits, series, "alpha", TEST, x_ticks=ticks))
     caption = "Mean over seeds with the sample standard deviation, each at the lambda that validation picks."
     return Figure(name, title, caption, panels, columns=min(2, len(panels)))
 
 
 def control(result: Result) -> str:
     config = result.row.config
-    reaches = bool(config["reg"].get("backprop_to_alpha"))
-    way = CONTROLS[bool(config["schedule"]["freeze_alpha"]), reaches]
-    return f"{way} ({config['reg']['alpha_grad_scale']})" if way.endswith("alpha") else way
+    if config["schedule"]["freeze_alpha"]:
+        return FROZEN
+    return REACHES[config["reg"]["alpha_grad_scale"]] if config["reg"].get("backprop_to_alpha") else DETACHED
 
 
 def _lambda(result: Result, key: str) -> float:

@@ -27,7 +27,7 @@ STYLE = {
     "pdf.fonttype": 42,
 }
 DPI = 150
-LEGEND_INCHES, SMALL_FONT = 0.3, 6
+LEGEND_LINE, SMALL_FONT = 0.15, 6
 GREY = "0.35"
 
 
@@ -44,6 +44,7 @@ def draw(figure: Figure, folder: Path) -> None:
         FigureCanvasAgg(canvas)
         axes = canvas.subplots(lines, columns, squeeze=False)
         _lay_out(canvas, figure, columns, lines)
+        alike = figure.small and len({repr(panel.x_ticks) for panel in figure.panels}) == 1
         for place, ax in enumerate(axes.flat):
             if place >= len(figure.panels):
                 ax.set_axis_off()
@@ -51,6 +52,7 @@ def draw(figure: Figure, folder: Path) -> None:
                 draw_heat(canvas, ax, figure, figure.panels[place])
             else:
                 _panel(ax, figure.panels[place], figure.small)
+                ax.tick_params(labelbottom=not alike or place + columns >= len(figure.panels))
         _legend(canvas, figure)
         for kind, about in (("png", {}), ("pdf", {"CreationDate": None})):
             canvas.savefig(folder / f"{figure.name}.{kind}", dpi=DPI, metadata=about)
@@ -59,17 +61,19 @@ def draw(figure: Figure, folder: Path) -> None:
 def _lay_out(canvas: Any, figure: Figure, columns: int, lines: int) -> None:
     """Widths and heights in inches: a panel, what lies left and right of it, above and below."""
     width, left, right = (1.6, 0.08, 0.08) if figure.small else (2.85, 0.55, 0.1)
-    height, above, below = (0.85, 0.2, 0.18) if figure.small else (1.65, 0.36, 0.42)
+    height, above, below = (0.85, 0.2, 0.14) if figure.small else (1.65, 0.36, 0.42)
     if figure.panels[0].heat is not None:
         width, left, right, height = room_of_heat(figure)
     full_width = columns * (left + width + right)
-    full_height = lines * (above + height + below) + LEGEND_INCHES
+    legend = _legend_columns(figure, full_width)
+    under = 0.15 + LEGEND_LINE * math.ceil(len(_names(figure)) / legend) if legend else 0.0
+    full_height = lines * (above + height + below) + under
     canvas.set_size_inches(full_width, full_height)
     canvas.subplots_adjust(
         left=left / full_width,
         right=1 - right / full_width,
         top=1 - above / full_height,
-        bottom=(LEGEND_INCHES + below) / full_height,
+        bottom=(under + below) / full_height,
         wspace=(left + right) / width,
         hspace=(above + below) / height,
     )
@@ -137,14 +141,25 @@ def _series(ax: Any, series: Series) -> None:
 
 
 def _legend(canvas: Any, figure: Figure) -> None:
-    """One legend below all panels, each name once; layers are told apart by their shade alone."""
+    """One legend below all panels, each name once."""
     found: dict[str, Any] = {}
     for ax in canvas.axes:
         found = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) | found
-    if any(series.shade is not None for panel in figure.panels for series in panel.series) or len(found) < 2:
-        return
-    columns = max(1, min(len(found), int(canvas.get_figwidth() * 14 / (max(map(len, found)) + 6))))
-    canvas.legend(found.values(), found.keys(), loc="lower center", ncols=columns, frameon=False, fontsize=7)
+    columns = _legend_columns(figure, canvas.get_figwidth())
+    if columns:
+        handles = [found[name] for name in _names(figure)]
+        canvas.legend(handles, _names(figure), loc="lower center", ncols=columns, frameon=False, fontsize=7)
+
+
+def _names(figure: Figure) -> list[str]:
+    return list(dict.fromkeys(series.name for panel in figure.panels for series in panel.series))
+
+
+def _legend_columns(figure: Figure, inches: float) -> int:
+    """0 where no legend is wanted: for one name, or for layers, which are told apart by their shade alone."""
+    names = _names(figure)
+    shaded = any(series.shade is not None for panel in figure.panels for series in panel.series)
+    return 0 if shaded or len(names) < 2 else max(1, min(len(names), int(inches * 15 / (max(map(len, names)) + 7))))
 
 
 def floats(values: Sequence[float | None] | None) -> list[float]:

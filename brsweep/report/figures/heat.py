@@ -31,7 +31,7 @@ def draw_heat(canvas: Any, ax: Any, figure: Figure, panel: Panel) -> None:
     values = [[math.nan if value is None else value for value in line] for line in heat.values]
     image = ax.imshow(values, aspect="auto", cmap="cividis", vmin=low, vmax=high)
     size = 5.5 if heat.texts is None else 7
-    ax.set_title(panel.title if heat.texts is None else f"{panel.title} {heat.label}".strip(), pad=3)
+    ax.set_title(panel.title if heat.texts is None else ", ".join(filter(None, [panel.title, heat.label])), pad=3)
     ax.set_xlabel(panel.x_label)
     ax.set_xticks(range(len(heat.columns)), heat.columns, fontsize=size)
     ax.set_yticks(range(len(heat.rows)), heat.rows, fontsize=size)
