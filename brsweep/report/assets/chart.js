@@ -89,9 +89,10 @@ function drawAxes(svg, panel, size, at) {
     svg.append(make("line", { class: "guide", x1: size.left, x2: at.right, y1: at.y(value), y2: at.y(value) }));
     svg.append(make("text", { x: size.left - 5, y: at.y(value) + 4, "text-anchor": "end" }, number(value)));
   }
-  for (const [value, word] of panel.marks) {
+  for (const [i, [value, word]] of panel.marks.entries()) {
     svg.append(make("line", { class: "mark", x1: at.x(value), x2: at.x(value), y1: size.top, y2: at.bottom }));
-    if (word) svg.append(make("text", { x: at.x(value), y: size.top - 4 }, word));
+    const room = (i + 1 < panel.marks.length ? at.x(panel.marks[i + 1][0]) : size.width) - at.x(value);
+    if (word && room > 6 * word.length) svg.append(make("text", { x: at.x(value), y: size.top - 4 }, word));
   }
   for (const [value, word] of panel.levels) {
     svg.append(make("line", { class: "level", x1: size.left, x2: at.right, y1: at.y(value), y2: at.y(value) }));

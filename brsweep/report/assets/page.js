@@ -139,7 +139,7 @@ function drawRun(main, run) {
     main.append(element("h3", "Command"), element("p", "The sweep has no sweep.json that would know it; the configuration below holds every value."));
   }
   if (run.curves.values) {
-    const place = element("div", null, { class: "panels by-4" });
+    const place = element("div", null, { class: "panels by-2" });
     main.append(element("h3", "Curves"), place);
     for (const panel of runCurves(run)) {
       const part = element("div");
@@ -147,7 +147,7 @@ function drawRun(main, run) {
       part.append(element("p", panel.y_label, { class: "panel-title" }), inner);
       const list = legend({ panels: [panel] });
       if (list.children.length) inner.append(list);
-      inner.append(drawPanel(panel, "medium"));
+      inner.append(drawPanel(panel, "large"));
       place.append(part);
     }
   }

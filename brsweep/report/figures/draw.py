@@ -127,7 +127,7 @@ def _series(ax: Any, series: Series) -> None:
     x, y = floats(series.x), floats(series.y)
     low, high = floats(series.low), floats(series.high)
     if series.area:
-        ax.fill_between(x, y, step="mid", color=color, linewidth=0, label=series.name)
+        ax.fill([x[0], *x, x[-1]], [0.0, *y, 0.0], color=color, linewidth=0, label=series.name)
     elif series.markers:
         ax.plot([at for at, _ in series.dots], [v for _, v in series.dots], ".", color=color, alpha=0.35, markersize=4)
         spread = [[a - b for a, b in zip(y, low, strict=True)], [b - a for a, b in zip(y, high, strict=True)]]
