@@ -45,9 +45,9 @@ def main() -> None:
     except BrsweepError as error:
         _stop(str(error))
     except Exception as error:
-        from brsweep.config.messages import one_line
+        from brsweep.config.messages import known_keys, one_line
 
-        line = one_line(error, _keys())
+        line = one_line(error, known_keys())
         if line is None:
             raise
         _stop(line)
@@ -56,26 +56,6 @@ def main() -> None:
 def _stop(line: str) -> None:
     print(f"error: {line}", file=sys.stderr)
     sys.exit(1)
-
-
-def _keys() -> list[str]:
-    """Every dotted key and group that the default configuration has."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = OmegaConf.to_container(compose("config"), resolve=False)
-    keys: list[str] = [folder.name for folder in CONF_DIR.iterdir() if folder.is_dir()]
-
-    def walk(node: object, prefix: str) -> None:
-        for key, value in node.items() if isinstance(node, dict) else ():
-            keys.append(prefix + str(key))
-            walk(value, f"{prefix}{key}.")
-
-    walk(config, "")
-    return keys
 
 
 if __name__ == "__main__":

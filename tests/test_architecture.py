@@ -29,8 +29,8 @@ BELOW = {
 BELOW["stages"] = BELOW["training"] | {"training", "targets"}
 BELOW["sweep"] = BELOW["stages"] | {"stages"}
 BELOW["report"] = BELOW["export"] = BELOW["sweep"] | {"sweep"}
-BELOW["config"] = {"errors", "targets", "quant"}
-BELOW["train"] = BELOW["sweep"] | {"sweep", "config"}
+BELOW["config"] = BELOW["sweep"] | {"sweep"}
+BELOW["train"] = BELOW["config"] | {"config"}
 """Room -> the rooms that it may import, beside itself."""
 
 TORCHLESS = ("tracking", "sweep", "report", "config", "stages/plan", "stages/signature", "stages/store", "targets")

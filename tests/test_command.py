@@ -43,10 +43,13 @@ def test_multirun_shares_stages_and_answers_from_results(tmp_path):
     assert first.code == 0, first.err
     results = sorted((tmp_path / "runs" / "grid").glob("*/result.json"))
     assert len(results) == 2
-    assert first.out.count("[FLOAT]") == 2 and first.out.count("(shared)") == 2  # one float and one warm-up epoch
+    assert "4 epochs to train; 6 if every run trained by itself (33% saved)" in first.out
+    told = [(path.parent / "console.log").read_text() for path in results]
+    assert all(text.count("(shared)") == 2 for text in told), "the float epoch and the warm-up's are the shared stage's"
     stamps = [path.stat().st_mtime_ns for path in results]
-    again = shell(tmp_path, *sweep)
-    assert again.code == 0 and again.out.count("finished already") == 2
+    again = shell(tmp_path, program=("-c", WITHOUT.format(arguments=list(sweep), heavy=("torch", "numba", "wandb"))))
+    assert again.code == 0 and "2 runs, 2 finished already" in again.out
+    assert again.out.splitlines()[-1] == "HEAVY []"
     assert [path.stat().st_mtime_ns for path in results] == stamps
 
 

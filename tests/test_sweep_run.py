@@ -17,7 +17,7 @@ import torch
 from brsweep.errors import BrsweepError
 from brsweep.stages.collapse import CollapseWatch
 from brsweep.stages.store import os_lock
-from brsweep.sweep.run import Run
+from brsweep.sweep.planned import Run
 from brsweep.training.checkpoint import load
 
 ROOT = Path(__file__).parents[1]

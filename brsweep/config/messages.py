@@ -35,6 +35,29 @@ def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
     return "; ".join(shown)
 
 
+def known_keys() -> list[str]:
+    """Every dotted key and group that the default configuration has, its launcher's options among them."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    from brsweep.config.compose import CONF_DIR
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config", return_hydra_config=True), resolve=False)
+    config["hydra"] = {name: config["hydra"][name] for name in ("launcher", "sweeper")}
+    keys: list[str] = [folder.name for folder in CONF_DIR.iterdir() if folder.is_dir()]
+
+    def walk(node: object, prefix: str) -> None:
+        for key, value in node.items() if isinstance(node, dict) else ():
+            keys.append(prefix + str(key))
+            walk(value, f"{prefix}{key}.")
+
+    walk(config, "")
+    return keys
+
+
 def _group_of_numbers(error: BaseException) -> bool:
     """Whether Hydra's defaults list failed on a group given as a list of numbers, which it takes for names."""
     trace = error.__traceback__

@@ -13,6 +13,7 @@ import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,14 @@ def _seen(config: Mapping[str, Any], data_identity: str, blind: tuple[str, ...])
 
 def _content(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        stat = path.stat()
+        return _hash_of(path, stat.st_mtime_ns, stat.st_size)
     except OSError as error:
         raise BrsweepError(f"pretrained={path}: can't be read ({error.strerror}); give a checkpoint file") from None
+
+
+@cache
+def _hash_of(path: Path, changed_ns: int, size: int) -> str:
+    """Read once, though every stage of every run of a sweep asks for it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -63,25 +63,33 @@ def run_stages(
 
     checkpoints: the run's own folder for the last stage. run_name: who trains, kept with each entry of the store.
     """
-    state, begin = _deepest(stages, store, reporter)
-    for stage in stages[begin:-1]:
-        with store.lock(stage.signature, lambda s=stage: reporter.say(f"{s.name}: another run trains it; waiting")):
-            path = store.find(stage.signature)
-            if path is None:
-                partial = store.partial(stage.signature)
-                state = _train(_prepare(bench, stage, state, partial, reporter), bench, run_name, reporter)
-                save(partial / STATE, state)
-                (partial / CHECKPOINT).unlink(missing_ok=True)
-                store.publish(stage.signature, {"stage": stage.name, "trained_by": run_name, "spec": stage.spec})
-            else:
-                state = load(path)
-                _catch_up(state, reporter)
+    state = train_shared(bench, stages[:-1], store, run_name, reporter)
     training = _prepare(bench, stages[-1], state, checkpoints, reporter)
     return _train(training, bench, run_name, reporter), training.learner
 
 
+def train_shared(
+    bench: Bench, stages: Sequence[Stage], store: Store, trained_by: str, reporter: Reporter
+) -> dict[str, Any]:
+    """Train and publish those of `stages`, a run's first ones, that the store lacks; return the last one's state."""
+    state, begin = _deepest(stages, store, reporter)
+    for stage in stages[begin:]:
+        with store.lock(stage.signature, lambda s=stage: reporter.say(f"{s.name}: another run trains it; waiting")):
+            path = store.find(stage.signature)
+            if path is None:
+                partial = store.partial(stage.signature)
+                state = _train(_prepare(bench, stage, state, partial, reporter), bench, trained_by, reporter)
+                save(partial / STATE, state)
+                (partial / CHECKPOINT).unlink(missing_ok=True)
+                store.publish(stage.signature, {"stage": stage.name, "trained_by": trained_by, "spec": stage.spec})
+            else:
+                state = load(path)
+                _catch_up(state, reporter)
+    return state
+
+
 def _deepest(stages: Sequence[Stage], store: Store, reporter: Reporter) -> tuple[dict[str, Any] | None, int]:
-    for i in reversed(range(len(stages) - 1)):
+    for i in reversed(range(len(stages))):
         path = store.find(stages[i].signature)
         if path is not None:
             state = load(path)

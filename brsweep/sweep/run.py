@@ -5,56 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from brsweep import targets
 from brsweep.errors import BrsweepError
-from brsweep.stages.plan import Stage, identity, plan
-from brsweep.stages.signature import code_digest
 from brsweep.stages.store import Store
-from brsweep.sweep.describe import readable_name, settings_lines, tags
+from brsweep.sweep.describe import settings_lines, tags
 from brsweep.sweep.folder import CONFIG, CONSOLE, RunFolder, write_atomically
+from brsweep.sweep.planned import Run, finished_result, is_stale, shared_folder
 from brsweep.sweep.reporter import RunReporter
 from brsweep.sweep.result import run_result, summary
 from brsweep.tracking.console import Console
 from brsweep.tracking.tracker import FAILED, FINISHED, INTERRUPTED, Guarded, RunInfo, Tracker
 
-DATA_OPTIONS = ("val_fraction", "split_seed", "crop_padding", "flip", "batch_size")
 SHOWN = ("val_accuracy", "test_accuracy", "test_accuracy_last", "float_test_accuracy")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run that is known by its configuration and has a place, before anything is trained. Needs no torch."""
-
-    config: Mapping[str, Any]
-    source: Any
-    stages: list[Stage]
-    name: str
-    folder: RunFolder
-    code: str
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Run:
-        """Prepare the data (its identity is part of the run's) and plan the stages."""
-        source = data_source(config)
-        source.prepare()
-        data_identity = source.identity()
-        code = code_digest(_targets(config))
-        name = f"{readable_name(config)}-{identity(config, data_identity)[:8]}"
-        folder = RunFolder(Path(config["output_dir"]) / config["sweep_name"] / name)
-        return cls(config, source, plan(config, data_identity, code), name, folder, code)
-
-    @property
-    def full_name(self) -> str:
-        return f"{self.config['sweep_name']}/{self.name}"
-
-
-def data_source(config: Mapping[str, Any]) -> Any:
-    node = {key: value for key, value in config["data"].items() if key not in DATA_OPTIONS}
-    return targets.build("data", node)
 
 
 def execute(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,11 +40,39 @@ def execute(config: Mapping[str, Any]) -> dict[str, Any]:
         stored = finished_result(run)  # again: another process may have finished it just before it let go
         if stored is not None:
             return stored
-        if config["force"] or _is_stale(run):
+        if config["force"] or is_stale(run):
             run.folder.clear()
         write_atomically(run.folder.path / CONFIG, _yaml(config))
         with _recorded(run.folder) as console:
             return _train(run, console)
+
+
+def execute_shared(config: Mapping[str, Any], upto: str) -> None:
+    """Train the stages of the run that `config` describes up to the one with the signature `upto`, into the store.
+
+    Its records go to <sweep>/stages/<stage>-<signature>/; the runs that share the stage replay them.
+    """
+    from brsweep.stages.bench import Bench
+    from brsweep.stages.preflight import check_parts
+    from brsweep.stages.run import train_shared
+
+    run = Run.of(config)
+    signatures = [stage.signature for stage in run.stages]
+    if upto not in signatures[:-1]:
+        raise BrsweepError(f"{run.full_name}: has no shared stage {upto}; the data or the code changed: launch again")
+    stages = run.stages[: signatures.index(upto) + 1]
+    check_parts(config)
+    name = shared_folder(stages[-1])
+    folder = RunFolder(run.folder.path.parent / name)
+    with folder.locked(), _recorded(folder) as console:
+        console.say(f"shared stages {', '.join(f'{stage.name} {stage.epochs}' for stage in stages)}: {folder.path}")
+        bench = Bench.set_up(config, run.source)
+        trained_by = f"{config['sweep_name']}/{name}"
+        reporter = RunReporter(folder, trained_by, console, None)
+        try:
+            train_shared(bench, stages, Store(Path(config["store_dir"])), trained_by, reporter)
+        finally:
+            reporter.close()
 
 
 @contextmanager
@@ -98,24 +91,6 @@ def _recorded(folder: RunFolder) -> Iterator[Console]:
         raise
     finally:
         console.close()
-
-
-def finished_result(run: Run) -> dict[str, Any] | None:
-    """The stored result if it answers for this configuration under this code; `stale` says what other code means."""
-    stored = None if run.config["force"] else run.folder.result()
-    if stored is None or stored["code"] == run.code or run.config["stale"] == "keep":
-        return stored
-    if run.config["stale"] == "retrain":
-        return None
-    raise BrsweepError(
-        f"{run.folder.path}: finished under other training code ({stored['code']}, this is {run.code}); stale=keep "
-        f"takes its result, stale=retrain trains it again"
-    )
-
-
-def _is_stale(run: Run) -> bool:
-    stored = run.folder.result()
-    return stored is not None and stored["code"] != run.code
 
 
 def _train(run: Run, console: Console) -> dict[str, Any]:
@@ -170,11 +145,6 @@ def _tracker(run: Run, console: Console) -> Tracker | None:
         warn=console.warn,
     )
     return Guarded(targets.build("logger", run.config["logger"], folder=run.folder.path, run=info), console.warn)
-
-
-def _targets(config: Mapping[str, Any]) -> list[str]:
-    nodes = [config[key] for key in ("model", "data", "reg", "float_optimizer", "qat_optimizer")]
-    return [node[targets.TARGET] for node in (*nodes, config["quant"]["quantizer"]) if node.get(targets.TARGET)]
 
 
 def _yaml(config: Mapping[str, Any]) -> str:

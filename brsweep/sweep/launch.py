@@ -1,0 +1,192 @@
+"""From the points of a grid to a plan, and from what became of it to the lines that a person reads.
+
+The same for every launcher: points that are one run are one run, finished runs answer, the rest is a tree of tasks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from brsweep.errors import BrsweepError
+from brsweep.stages.signature import digest
+from brsweep.stages.store import Store
+from brsweep.sweep.manifest import add_to_manifest
+from brsweep.sweep.planned import Run, finished_result
+from brsweep.sweep.tree import Task, epochs_apart, grow
+
+ONE_PER_SWEEP = ("sweep_name", "output_dir", "store_dir", "force", "stale")
+PARTS = ("model", "reg", "float_optimizer", "qat_optimizer", "logger", "quant", "device", "kernels")
+
+
+class Point(NamedTuple):
+    """A point of the grid: what was typed for it, and its checked configuration."""
+
+    overrides: tuple[str, ...]
+    config: Mapping[str, Any]
+
+
+class Outcome(NamedTuple):
+    """What became of a task: status FINISHED, FAILED, CANCELLED or INTERRUPTED; cause and log where it failed."""
+
+    task: Task
+    status: str
+    cause: str | None = None
+    log: Path | None = None
+
+
+FINISHED, FAILED, CANCELLED, INTERRUPTED = "finished", "failed", "cancelled", "interrupted"
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """runs: each once, in the order of the grid. names: the run of each point. finished: results that are there.
+    tasks: what is to do, parents first."""
+
+    path: Path
+    runs: Sequence[Run]
+    points: Sequence[Point]
+    names: Sequence[str]
+    finished: Mapping[str, Mapping[str, Any]]
+    tasks: Sequence[Task]
+
+    @cached_property
+    def words(self) -> dict[str, str]:
+        """What sets each run apart from the others, as typed for the first of its points."""
+        common = set.intersection(*(set(point.overrides) for point in self.points)) if len(self.points) > 1 else set()
+        said = [" ".join(o for o in point.overrides if o not in common) for point in self.points]
+        return dict(zip(reversed(self.names), reversed(said), strict=True))
+
+    def begin(self, command: str) -> None:
+        """Write the sweep's manifest, and let go of results that are to be trained again."""
+        overrides = dict(zip(reversed(self.names), (p.overrides for p in reversed(self.points)), strict=True))
+        runs = [
+            {
+                "name": run.name,
+                "overrides": _alone(overrides[run.name]),
+                "epochs": sum(stage.epochs for stage in run.stages),
+                "stages": [stage.signature for stage in run.stages[:-1]],
+            }
+            for run in self.runs
+        ]
+        add_to_manifest(self.path, self.runs[0].config["sweep_name"], command, runs)
+        for task in self.tasks:
+            if task.upto is None and task.folder.result() is not None:
+                with task.folder.locked():
+                    task.folder.clear()
+
+    def lines(self) -> list[str]:
+        """The plan in words: runs, repeats, what is done, what they share, and the cost in epochs."""
+        count, repeats = len(self.runs), len(self.points) - len(self.runs)
+        lines = [f"sweep {self.path}: {_many(count, 'run')}, {len(self.finished)} finished already"]
+        if repeats:
+            verb = "is a repeat of another" if repeats == 1 else "are repeats of others"
+            again = next(name for i, name in enumerate(self.names) if name in self.names[:i])
+            lines.append(f"{repeats} of {len(self.points)} points {verb}, each run once; {self.words[again]} is one")
+        shared = Counter(stage.name for task in self.tasks if task.upto is not None for stage in task.stages)
+        if shared:
+            stages = ", ".join(_many(count, f"{name} stage") for name, count in shared.items())
+            lines.append(f"shared and trained once: {stages}")
+        if self.tasks:
+            apart = epochs_apart(run for run in self.runs if run.name not in self.finished)
+            together = sum(task.epochs for task in self.tasks)
+            saved = 1 - together / apart if apart else 0
+            lines.append(f"{together:,} epochs to train; {apart:,} if every run trained by itself ({saved:.0%} saved)")
+        return lines
+
+    def tree(self) -> list[str]:
+        """The tasks, a line each, indented below the one that they wait for."""
+        depth: dict[str | None, int] = {None: 0}
+        lines = []
+        for task in self.tasks:
+            depth[task.name] = depth[task.parent] + 1
+            stages = " + ".join(f"{stage.name} {stage.epochs}" for stage in task.stages)
+            users = f"  for {len(task.runs)} runs" if task.upto is not None else f"  {self.words[task.name]}"
+            lines.append(f"{'  ' * depth[task.parent]}{task.name}  ({stages}){users}")
+        return lines
+
+
+def plan_sweep(points: Sequence[Point]) -> SweepPlan:
+    """Prepare the data that the points name, and plan. Raises `BrsweepError`; nothing is trained or written then."""
+    if not points:
+        raise BrsweepError("the grid has no point: give a list of values, such as seed=42,43,44")
+    for name in ONE_PER_SWEEP:
+        found = list(dict.fromkeys(str(point.config[name]) for point in points))
+        if len(found) > 1:
+            raise BrsweepError(f"{name}={','.join(found)}: one for the whole sweep; launch a sweep for each")
+    sources: dict[str, Any] = {}
+    runs: dict[str, Run] = {}
+    names = []
+    for point in points:
+        run = Run.of(dict(point.config) | {"force": False}, sources)  # the launcher forces once, not at each try
+        runs.setdefault(run.name, run)
+        names.append(run.name)
+    finished = {} if points[0].config["force"] else _finished(list(runs.values()))
+    store = Store(Path(points[0].config["store_dir"]))
+    to_do = [run for name, run in runs.items() if name not in finished]
+    tasks = grow(to_do, lambda signature: store.find(signature) is not None)
+    path = next(iter(runs.values())).folder.path.parent
+    return SweepPlan(path, list(runs.values()), points, names, finished, tasks)
+
+
+def _finished(runs: Sequence[Run]) -> dict[str, Mapping[str, Any]]:
+    finished, stale = {}, []
+    for run in runs:
+        try:
+            result = finished_result(run)
+        except BrsweepError as error:
+            stale.append(str(error))
+        else:
+            if result is not None:
+                finished[run.name] = result
+    if stale:
+        more = f" (and {len(stale) - 1} more of {len(runs)} runs)" if len(stale) > 1 else ""
+        raise BrsweepError(stale[0] + more)
+    return finished
+
+
+def check_grid(plan: SweepPlan) -> None:
+    """Raise `BrsweepError`, naming the point, unless every run's parts can be made. Imports torch."""
+    from brsweep.stages.preflight import check_parts
+
+    seen = set()
+    for run in plan.runs:
+        parts = digest({key: run.config[key] for key in PARTS})
+        if parts in seen or run.name in plan.finished:
+            continue
+        seen.add(parts)
+        try:
+            check_parts(run.config)
+        except BrsweepError as error:
+            raise BrsweepError(f"{error} (at {plan.words[run.name]}; nothing was started)") from None
+
+
+def close(plan: SweepPlan, outcomes: Sequence[Outcome], say: Any) -> None:
+    """Say what became of the sweep. Raises `BrsweepError` where a run is missing now, so that the command exits 1."""
+    by_status = Counter(outcome.status for outcome in outcomes if outcome.task.upto is None)
+    counts = {"finished": by_status[FINISHED] + len(plan.finished)} | {
+        status: by_status[status] for status in (FAILED, CANCELLED, INTERRUPTED) if by_status[status]
+    }
+    say(f"sweep {plan.path}: {_many(len(plan.runs), 'run')}; " + ", ".join(f"{n} {s}" for s, n in counts.items()))
+    for outcome in outcomes:
+        if outcome.status in (FAILED, CANCELLED):
+            log = f"; log: {outcome.log}" if outcome.log else ""
+            say(f"  {outcome.status} {outcome.task.name}: {outcome.cause}{log}")
+    missing = len(plan.runs) - counts["finished"]
+    say(f"table and figures: python -m brsweep.report {plan.path}")
+    if missing:
+        raise BrsweepError(f"{_many(missing, 'run')} of {len(plan.runs)} not finished; the same command trains them")
+
+
+def _alone(overrides: Sequence[str]) -> list[str]:
+    """Overrides that make the one run again: a preset would switch multirun on."""
+    preset = any(override.startswith("sweep=") for override in overrides)
+    return [*overrides, "hydra.mode=RUN"] if preset else list(overrides)
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"

@@ -1,0 +1,111 @@
+"""What a launcher shows while it works: a line when a task begins and ends; on a terminal also a table that moves."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+from brsweep.sweep.launch import FINISHED, Outcome
+from brsweep.sweep.status import RunStatus, run_status
+from brsweep.sweep.tree import Task
+
+REDRAW_S = 1.0
+
+
+class Lines:
+    """Plain lines on stdout: what a log keeps. words: what sets each run apart, by its name."""
+
+    def __init__(self, words: Mapping[str, str]) -> None:
+        self._words = words
+
+    def say(self, line: str) -> None:
+        print(line, flush=True)
+
+    def started(self, task: Task, device: str | None) -> None:
+        stages = " + ".join(f"{stage.name} {stage.epochs}" for stage in task.stages)
+        where = "" if device is None else f"  on device {device}"
+        self.say(f"started  {task.name}  ({stages})  {self._words.get(task.name, '')}{where}".rstrip())
+
+    def ended(self, outcome: Outcome) -> None:
+        if outcome.status == FINISHED:
+            self.say(f"finished {outcome.task.name}{_result(outcome.task)}")
+        else:
+            self.say(f"{outcome.status:8} {outcome.task.name}: {outcome.cause}")
+
+    def look(self, running: Sequence[Task], left: int) -> None:
+        """Nothing: a log has no table."""
+
+    def close(self) -> None:
+        """Nothing to put away."""
+
+
+class LiveTable(Lines):
+    """The same lines above a table of what runs, drawn by rich, which is imported when the first one is made."""
+
+    def __init__(self, words: Mapping[str, str]) -> None:
+        super().__init__(words)
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._live.start()
+        self._drawn = 0.0
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True)
+
+    def look(self, running: Sequence[Task], left: int) -> None:
+        if time.monotonic() - self._drawn < REDRAW_S:
+            return
+        self._drawn = time.monotonic()
+        from rich.table import Table
+
+        table = Table("running", "epoch", "validation", "left", caption=f"{left} of the sweep's tasks to end")
+        for task in running:
+            status = run_status(task.folder.path, {"epochs": task.stages[-1].last + _before(task)})
+            table.add_row(task.name, progress(status), percent(status.accuracy), duration(status.time_left_s))
+        self._live.update(table, refresh=True)
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def screen(words: Mapping[str, str]) -> Lines:
+    """The table on a terminal, else plain lines."""
+    return LiveTable(words) if sys.stdout.isatty() else Lines(words)
+
+
+def progress(status: RunStatus) -> str:
+    return f"{status.done}/{'?' if status.total is None else status.total}"
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
+
+
+def duration(seconds: float | None) -> str:
+    """`1 h 05 min`, `3 min`, `20 s`; nothing for None."""
+    if seconds is None:
+        return ""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _before(task: Task) -> int:
+    """Epochs of the float stage, which counts for itself: its records stand before those of the quantized stages."""
+    if task.stages[-1].name == "float":
+        return 0
+    config = task.config
+    return 0 if config["pretrained"] else config["schedule"]["float_epochs"]
+
+
+def _result(task: Task) -> str:
+    result = None if task.upto is not None else task.folder.result()
+    if result is None:
+        return ""
+    val = "" if result["val_accuracy"] is None else f", validation {result['val_accuracy']:.2%}"
+    return f"  test {result['test_accuracy']:.2%}{val}"
