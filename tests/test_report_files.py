@@ -26,6 +26,7 @@ from brsweep.report.rows import cohorts
 from brsweep.report.runs import read_sweeps
 from brsweep.report.table import to_csv
 from brsweep.report.typeset import tex, to_latex, to_markdown
+from brsweep.sweep.manifest import add_to_manifest
 
 GRID = [
     {"seed": seed, "bits": bits, "reg.lambda_act": strength, "reg.lambda_weight": 0.0}
@@ -159,6 +160,18 @@ def test_a_sweep_that_only_runs_has_a_report(tmp_path):
     assert "no run has finished yet" in text and "nothing finished yet" in text
 
 
+def test_a_sweep_of_which_nothing_has_begun_is_shown_by_its_overrides(tmp_path):
+    (tmp_path / "s").mkdir()
+    points = [("data=digits", f"reg.lambda_act={value}", f"seed={seed}") for value in (0, 1) for seed in (1, 2)]
+    runs = [{"name": f"r{i}", "overrides": list(p), "epochs": 5, "stages": []} for i, p in enumerate(points)]
+    add_to_manifest(tmp_path / "s", "s", "command", runs)
+    tables, told = read(tmp_path / "s")
+    assert told[0] == "4 of 4 runs are not averaged: 4 missing"
+    assert [r.row.settings["overrides"] for r in tables[0].results] == ["reg.lambda_act=0", "reg.lambda_act=1"]
+    assert tables[0].results[0].notes == ("seed 1: missing", "seed 2: missing")
+    assert "0 of 2" in page("s", tables, figures(tables), told) and to_csv(tables) and to_latex(tables)
+
+
 def test_hostile_names_are_text(tmp_path):
     hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>"
     run = write_run(tmp_path / "s", {"seed": 1}, name=hostile.replace("/", "_"))
@@ -220,6 +233,16 @@ def test_a_report_that_fails_leaves_the_old_one_whole(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         write.write_report([tmp_path / "s"], out)
     assert {path.name for path in out.iterdir()} == {"index.html"} and (out / "index.html").read_text() == "old"
+
+
+def test_what_else_lies_in_the_folder_stays(tmp_path, monkeypatch):
+    write_sweep(tmp_path / "s", GRID[:2])
+    (tmp_path / "out" / "figures").mkdir(parents=True)
+    (tmp_path / "out" / "figures" / "mine.png").write_text("mine")
+    monkeypatch.setattr(write, "figures", lambda tables: [])
+    assert write.write_report([tmp_path / "s"], tmp_path / "out") == tmp_path / "out" / "index.html"
+    found = {path.name for path in (tmp_path / "out").rglob("*")}
+    assert found == {"figures", "mine.png", "index.html", "table.csv", "table.md", "table.tex"}
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

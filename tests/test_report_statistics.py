@@ -12,6 +12,7 @@ from brsweep.report.results import judge
 from brsweep.report.rows import NO_EFFECT, cohorts
 from brsweep.report.runs import read_sweeps
 from brsweep.report.spread import Paired, corrected, paired, spread
+from brsweep.sweep.manifest import add_to_manifest
 
 
 def judged(*sweeps):
@@ -181,8 +182,6 @@ def test_unfinished_runs_stand_in_their_rows_and_in_no_average(tmp_path):
     write_sweep(sweep, [{"seed": 1}, {"seed": 2}], result=accuracy(0.5))
     write_run(sweep, {"seed": 3}, state="failed")
     write_run(sweep, {"seed": 4}, state="stopped")
-    from brsweep.sweep.manifest import add_to_manifest
-
     add_to_manifest(sweep, "s", "c", [{"name": "to-come", "overrides": ["seed=5"], "epochs": 5, "stages": []}])
     (table,) = judged(sweep)
     (result,) = table.results

@@ -121,15 +121,19 @@ def _rows(runs: Sequence[Run]) -> tuple[tuple[Row, ...], tuple[str, ...]]:
             planned = _but_seed(run)
             groups.setdefault(of_overrides.get(planned) or " ".join(sorted(planned)) or run.name, []).append(run)
     seeds = tuple(sorted({run.seed for run in runs if run.seed is not None}))
-    rows = [_row(group, seeds, values) for group in groups.values()]
+    common = frozenset.intersection(*(_but_seed(run) for run in runs))
+    rows = [_row(group, seeds, values, common) for group in groups.values()]
     return tuple(sorted(rows, key=_order)), tuple(values)
 
 
-def _row(runs: Sequence[Run], seeds: tuple[int, ...], values: Mapping[str, Sequence[Any]]) -> Row:
+def _row(
+    runs: Sequence[Run], seeds: tuple[int, ...], values: Mapping[str, Sequence[Any]], common: frozenset[str]
+) -> Row:
+    """`common`: overrides that every run has, which tell nothing of a row that was never begun."""
     runs = tuple(sorted(runs, key=lambda run: (run.seed is None, run.seed or 0, run.name)))
     config = next((run.config for run in runs if run.config is not None), None)
     if config is None:
-        words = [word for word in runs[0].status.overrides if not word.startswith("seed=")]
+        words = [word for word in runs[0].status.overrides if word in _but_seed(runs[0]) - common]
         return Row(NO_EFFECT, {"overrides": " ".join(words) or runs[0].name}, runs, seeds, None)
     mine = flat(config)
     shown = {key for key, seen in values.items() if key == "pretrained" or _matters(config, key, seen)}

@@ -3,7 +3,6 @@ a report that fails leaves the old one whole."""
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -54,7 +53,8 @@ def write_report(sweeps: Sequence[Path], out: Path) -> Path:
 
 
 def _move(folder: Path, out: Path) -> None:
-    """The page last: it shows the others."""
-    shutil.rmtree(out / FIGURES, ignore_errors=True)
-    for name in (FIGURES, "table.csv", "table.md", "table.tex", PAGE):
-        (folder / name).replace(out / name)
+    """File by file, so that what else lies in `out` stays; the page last, because it shows the others."""
+    (out / FIGURES).mkdir(exist_ok=True)
+    files = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    for path in sorted(files, key=lambda path: path.name == PAGE):
+        (folder / path).replace(out / path)
