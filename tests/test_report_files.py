@@ -150,6 +150,18 @@ def test_damaged_configuration_layers_and_snapshots_cost_themselves_alone(tmp_pa
     assert "layers.jsonl" in absent["codes"]
 
 
+def test_a_configuration_of_another_version_is_shown_by_its_name(tmp_path):
+    write_run(tmp_path / "s", {"seed": 1})
+    old = write_run(tmp_path / "s", {"seed": 2}, name="old")
+    result = json.loads((old / "result.json").read_text())
+    del result["config"]["schedule"]["freeze_alpha"]
+    (old / "result.json").write_text(json.dumps(result))
+    tables, told = read(tmp_path / "s")
+    assert [line for line in told if "not one that this brsweep knows" in line]
+    assert [r.row.settings.get("overrides") for r in tables[0].results] == [None, "old"]
+    assert "old" in page("s", tables, figures(tables), told)
+
+
 def test_a_sweep_that_only_runs_has_a_report(tmp_path):
     write_run(tmp_path / "s", {"seed": 1}, state="stopped")
     tables, told = read(tmp_path / "s")

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
+from brsweep.stages.plan import canonical
+from brsweep.sweep import describe
 from brsweep.sweep.folder import CONFIG, CONSOLE, METRICS, RunFolder
 from brsweep.sweep.status import FINISHED, RunStatus, run_status, runs_of
 from brsweep.tracking import jsonl
@@ -123,6 +125,9 @@ def _read(status: RunStatus, sweep: str) -> Run:
     records: list[dict[str, Any]] = []
     if config is None and status.path.is_dir():
         config = _config(status.path / CONFIG, problems)
+    if config is not None and not _readable(config):
+        problems.append(f"{status.name}: its configuration is not one that this brsweep knows; shown by its name")
+        config = None
     if (status.path / METRICS).exists():
         try:
             records = jsonl.read(status.path / METRICS)
@@ -141,10 +146,20 @@ def _config(path: Path, problems: list[str]) -> dict[str, Any] | None:
         config = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, ValueError, yaml.YAMLError):
         config = None
-    if not isinstance(config, dict) or not {"quant", "reg", "schedule", "model", "data", "seed"} <= set(config):
+    if not isinstance(config, dict):
         problems.append(f"{path.parent.name}: {CONFIG} is damaged, so its configuration is not known")
         return None
     return config
+
+
+def _readable(config: Mapping[str, Any]) -> bool:
+    """Whether it has what tables and pairs rest on, so that a run of an older version costs the report no more."""
+    try:
+        canonical(config)
+        describe.regularizer(config)
+        return isinstance(config["seed"], int) and all("_target_" in config[key] for key in ("model", "data"))
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def layers(run: Run) -> list[dict[str, Any]]:

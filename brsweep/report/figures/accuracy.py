@@ -156,7 +156,8 @@ def control(result: Result) -> str:
     config = result.row.config
     if config["schedule"]["freeze_alpha"]:
         return FROZEN
-    return REACHES[config["reg"]["alpha_grad_scale"]] if config["reg"].get("backprop_to_alpha") else DETACHED
+    reaches = config["reg"].get("backprop_to_alpha")
+    return REACHES[config["reg"].get("alpha_grad_scale", "raw")] if reaches else DETACHED
 
 
 def _lambda(result: Result, key: str) -> float:
