@@ -118,8 +118,9 @@ def _rows(runs: Sequence[Run]) -> tuple[tuple[Row, ...], tuple[str, ...]]:
         of_overrides[_but_seed(run)] = key
     for run in runs:
         if run.config is None:
-            planned = _but_seed(run) if run.result is None else frozenset()
-            key = (planned and of_overrides.get(planned)) or " ".join(sorted(planned)) or run.name
+            to_come = run.result is None and run.status.overrides
+            planned = _but_seed(run)
+            key = of_overrides.get(planned) or " ".join(sorted(planned)) if to_come else run.name
             groups.setdefault(key, []).append(run)
     seeds = tuple(sorted({run.seed for run in runs if run.seed is not None}))
     common = frozenset.intersection(*(_but_seed(run) for run in runs))
