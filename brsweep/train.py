@@ -6,14 +6,12 @@ Hydra. Hydra makes no folder and writes no file for a run: a run's folder is nam
 
 from __future__ import annotations
 
-import os
-import sys
-
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from brsweep.config.command import run_command, stop
 from brsweep.config.compose import CONF_DIR, checked, register
 from brsweep.errors import BrsweepError
 
@@ -31,31 +29,12 @@ def task(cfg: DictConfig) -> float | None:
         return execute(config)["val_accuracy"]
     except BrsweepError as error:
         if hydra_config.mode == RunMode.RUN:
-            _stop(str(error))  # an exception would have Hydra print a line of its own first
+            stop(str(error))  # an exception would have Hydra print a line of its own first
         raise
 
 
 def main() -> None:
-    """The command. Exit code 1 and one line for what the user can mend; a fault of the program keeps its traceback."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed by Hydra
-    try:
-        task()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrsweepError as error:
-        _stop(str(error))
-    except Exception as error:
-        from brsweep.config.messages import known_keys, one_line
-
-        line = one_line(error, known_keys())
-        if line is None:
-            raise
-        _stop(line)
-
-
-def _stop(line: str) -> None:
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(1)
+    run_command(task, "config")
 
 
 if __name__ == "__main__":

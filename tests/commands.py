@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,13 +22,14 @@ class Answer(NamedTuple):
     err: str
 
 
-def call(monkeypatch, capsys, *arguments: str) -> Answer:
-    """In this process. What a run sets for its process is put back."""
+def call(monkeypatch, capsys, *arguments: str, module: str = "train") -> Answer:
+    """In this process; module: of brsweep, with a `main`. What a run sets for its process is put back."""
     import torch
     from hydra.core.global_hydra import GlobalHydra
 
-    from brsweep import kernels, train
+    from brsweep import kernels
 
+    main = import_module(f"brsweep.{module}").main
     monkeypatch.setattr(sys, "argv", ["brsweep-train", *arguments])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), kernels._choice
@@ -35,7 +37,7 @@ def call(monkeypatch, capsys, *arguments: str) -> Answer:
     capsys.readouterr()
     code = 0
     try:
-        train.main()
+        main()
     except SystemExit as end:
         code = end.code
     finally:

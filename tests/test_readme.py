@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import open_dict
 
-from brsweep.config.compose import CONF_DIR, checked, register
+from brsweep.config.compose import CONF_DIR, checked
+from brsweep.search.__main__ import register_search
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -35,13 +37,16 @@ def test_every_block_has_a_kind_that_a_test_takes():
 
 @pytest.mark.parametrize("command", commands("bash compose"), ids=lambda c: " ".join(c[3:])[:60])
 def test_commands_that_need_a_download_compose(command, tmp_path):
-    assert command[:3] == ["python", "-m", "brsweep.train"]
+    assert command[:2] == ["python", "-m"]
+    primary = {"brsweep.train": "config", "brsweep.search": "search"}[command[2]]
     (tmp_path / "conf").mkdir()
     overrides = [o.replace("/path/to/my/conf", str(tmp_path / "conf")) for o in command[3:]]
-    register()
+    register_search()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = compose("config", overrides=overrides)
-    config = checked(cfg, overrides)
+        cfg = compose(primary, overrides=overrides)
+    with open_dict(cfg):
+        search = cfg.pop("search", {})
+    config = checked(cfg, overrides) | {"search": search}
     for override in overrides:
         key, _, value = override.partition("=")
         if "." in key and not key.startswith("hydra"):

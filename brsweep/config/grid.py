@@ -1,14 +1,16 @@
 """The points of a grid, composed and checked; compositions are remembered beside the sweep.
 
 Composing takes Hydra some 65 ms a point, which is most of the time that a finished sweep needs to answer. What was
-composed from the same overrides, the same files of configuration and the same versions is taken from
-`<sweep>/.compositions.json`; whatever does not fit, and a search path with more in it than folders, is composed anew.
+composed from the same overrides, files of configuration, environment variables that they name, and versions is taken
+from `<sweep>/.compositions.json`; whatever does not fit, and a search path with more than folders, is composed anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
@@ -26,7 +28,7 @@ from brsweep.sweep.folder import write_atomically
 from brsweep.sweep.launch import Point
 
 REMEMBERED = ".compositions.json"
-ENVIRONMENT = b"oc.env"
+ENVIRONMENT = re.compile(rb"oc\.env:\s*([A-Za-z_]\w*)")
 
 
 def compose_points(loader: ConfigLoader, master: DictConfig, grid: Sequence[Sequence[str]]) -> list[Point]:
@@ -47,7 +49,8 @@ def _compose(loader: ConfigLoader, master: DictConfig, overrides: Sequence[str],
             del cfg["hydra"]
         config = checked(cfg, overrides)
     except Exception as error:
-        line = str(error) if isinstance(error, BrsweepError) else one_line(error, known_keys())
+        known = known_keys(master.hydra.job.config_name)
+        line = str(error) if isinstance(error, BrsweepError) else one_line(error, known)
         if line is None:
             raise
         raise BrsweepError(f"{line} (at {' '.join(overrides)}; nothing was started)") from None
@@ -60,7 +63,7 @@ class _Memory:
 
     def __init__(self, master: DictConfig, loader: ConfigLoader) -> None:
         self._path = Path(str(master.output_dir)) / str(master.sweep_name) / REMEMBERED
-        self._origin = _origin(loader)
+        self._origin = _origin([*_places(loader), *map(str, master.hydra.searchpath)])
         self._known: dict[str, Any] = {}
         self._used: dict[str, Any] = {}
         with suppress(OSError, ValueError):  # whatever is wrong with it: composed and written anew
@@ -84,21 +87,23 @@ class _Memory:
         return hashlib.sha256(json.dumps([self._origin, *overrides]).encode()).hexdigest()
 
 
-def _origin(loader: ConfigLoader) -> str | None:
+def _places(loader: ConfigLoader) -> list[str]:
+    """The search path as it was at the start: what `hydra.searchpath` adds is in the composed configuration alone."""
+    path = loader.get_search_path().get_path()
+    return [str(entry.path) for entry in path if entry.provider not in ("hydra", "schema")]
+
+
+def _origin(places: Sequence[str]) -> str | None:
     """A hash of everything that a composition depends on beside its overrides; None where that can't be known."""
     content = [version("hydra-core"), version("omegaconf")]
     files = [Path(schema.__file__), Path(compose.__file__)]
-    for entry in loader.get_search_path().get_path():
-        scheme, _, place = str(entry.path).partition("://")
-        if entry.provider in ("hydra", "schema"):
-            continue
-        folder = Path(place) if scheme == "file" else Path(entry.path)
-        if scheme not in ("file", str(entry.path)) or not folder.is_dir():
+    for place in places:
+        folder = Path(place.removeprefix("file://"))
+        if not folder.is_dir():
             return None
         files += sorted(folder.rglob("*.yaml"))
     for file in files:
         text = file.read_bytes()
-        if ENVIRONMENT in text and file.suffix == ".yaml":
-            return None
+        content += [f"{name.decode()}={os.environ.get(name.decode())}" for name in ENVIRONMENT.findall(text)]
         content.append(f"{file} {hashlib.sha256(text).hexdigest()}")
     return hashlib.sha256("\n".join(content).encode()).hexdigest()

@@ -35,8 +35,8 @@ def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
     return "; ".join(shown)
 
 
-def known_keys() -> list[str]:
-    """Every dotted key and group that the default configuration has, its launcher's options among them."""
+def known_keys(config_name: str) -> list[str]:
+    """Every dotted key and group that the configuration of that name has, its launcher's options among them."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
@@ -45,7 +45,7 @@ def known_keys() -> list[str]:
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = OmegaConf.to_container(compose("config", return_hydra_config=True), resolve=False)
+        config = OmegaConf.to_container(compose(config_name, return_hydra_config=True), resolve=False)
     config["hydra"] = {name: config["hydra"][name] for name in ("launcher", "sweeper")}
     keys: list[str] = [folder.name for folder in CONF_DIR.iterdir() if folder.is_dir()]
 

@@ -94,8 +94,10 @@ class SweepPlan:
         if self.tasks:
             apart = epochs_apart(run for run in self.runs if run.name not in self.finished)
             together = sum(task.epochs for task in self.tasks)
-            saved = 1 - together / apart if apart else 0
-            lines.append(f"{together:,} epochs to train; {apart:,} if every run trained by itself ({saved:.0%} saved)")
+            line = f"{together:,} epochs to train"
+            if together < apart:
+                line += f"; {apart:,} if every run trained by itself ({1 - together / apart:.0%} saved)"
+            lines.append(line)
         return lines
 
     def tree(self) -> list[str]:

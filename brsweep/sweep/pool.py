@@ -161,6 +161,7 @@ class LocalPool:
             for worker in self.running:
                 worker.process.kill()
                 worker.process.wait()
+                worker.process.stdin.close()
 
 
 def is_done(task: Task) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from brsweep.sweep.tree import Task
 
 LOG = "worker.log"
+PROGRAM = (sys.executable, "-m", "brsweep.sweep.worker")
 
 
 @dataclass
@@ -38,9 +39,8 @@ class Worker:
         env |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         with open(task.folder.path / LOG, "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "brsweep.sweep.worker"],
-                stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True,
-            )  # fmt: skip
+                PROGRAM, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True
+            )
         with suppress(BrokenPipeError):  # it died before it read; its exit code says how
             process.stdin.write(json.dumps({"config": task.config, "upto": task.upto}).encode() + b"\n")
             process.stdin.flush()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from brsweep.stages.plan import REGULARIZED
 from brsweep.sweep.folder import LAYERS, METRICS, RunFolder
 from brsweep.tracking.console import Console
 from brsweep.tracking.jsonl import JsonLines
 from brsweep.tracking.tracker import Tracker
 
 MINE = "trained_by"
+Watch = Callable[[Mapping[str, Any]], None]
 
 
 class RunReporter:
@@ -19,11 +21,14 @@ class RunReporter:
 
     A stage's records travel with its state, so the files are rewritten from them whenever a run begins, goes on, or
     takes a stage from the store: a cut or missing file mends itself. Records of a stage that another run trained are
-    marked `shared`.
+    marked `shared`. `watch` is told of each record of the last stage once, after all others; what it raises ends the
+    run.
     """
 
-    def __init__(self, folder: RunFolder, run_name: str, console: Console, tracker: Tracker | None) -> None:
-        self._run_name, self._console, self._tracker = run_name, console, tracker
+    def __init__(
+        self, folder: RunFolder, run_name: str, console: Console, tracker: Tracker | None, watch: Watch | None = None
+    ) -> None:
+        self._run_name, self._console, self._tracker, self._watch = run_name, console, tracker, watch
         self._folder = folder
         self._metrics, self._layers = JsonLines(folder.path / METRICS), JsonLines(folder.path / LAYERS)
         self._epochs = 0
@@ -53,7 +58,9 @@ class RunReporter:
             else:
                 for step, record in enumerate(marked[self._epochs :], self._epochs + 1):
                     self._tracker.log(record, step)
+        new = marked[self._epochs :]
         self._opened, self._epochs = True, len(marked)
+        self._show(new)
 
     def epoch(self, record: Mapping[str, Any], layers: Mapping[str, Any] | None) -> None:
         record = self._marked(record)
@@ -64,6 +71,7 @@ class RunReporter:
         self._console.epoch(record)
         if self._tracker is not None:
             self._tracker.log(record, self._epochs)
+        self._show([record])
 
     def snapshot(self, name: str, content: Mapping[str, Any]) -> None:
         """snapshots/<stage>-<start|end>.npz: per site `<site>/counts` and `<site>/about` (low, high, below, above,
@@ -85,6 +93,12 @@ class RunReporter:
     def close(self) -> None:
         self._metrics.close()
         self._layers.close()
+
+    def _show(self, records: Sequence[Mapping[str, Any]]) -> None:
+        if self._watch is not None:
+            for record in records:
+                if record["stage"] == REGULARIZED:
+                    self._watch(record)
 
     def _marked(self, record: Mapping[str, Any]) -> dict[str, Any]:
         trained_by = record.get(MINE, self._run_name)

@@ -14,7 +14,7 @@ from brsweep.stages.store import Store
 from brsweep.sweep.describe import settings_lines, tags
 from brsweep.sweep.folder import CONFIG, CONSOLE, RunFolder, write_atomically
 from brsweep.sweep.planned import Run, finished_result, is_stale, shared_folder
-from brsweep.sweep.reporter import RunReporter
+from brsweep.sweep.reporter import RunReporter, Watch
 from brsweep.sweep.result import run_result, summary
 from brsweep.tracking.console import Console
 from brsweep.tracking.tracker import FAILED, FINISHED, INTERRUPTED, Guarded, RunInfo, Tracker
@@ -22,9 +22,14 @@ from brsweep.tracking.tracker import FAILED, FINISHED, INTERRUPTED, Guarded, Run
 SHOWN = ("val_accuracy", "test_accuracy", "test_accuracy_last", "float_test_accuracy")
 
 
-def execute(config: Mapping[str, Any]) -> dict[str, Any]:
+class Pruned(BrsweepError):
+    """Raised by `watch` to end a run early. That is no failure: the run keeps its checkpoint and can go on."""
+
+
+def execute(config: Mapping[str, Any], watch: Watch | None = None) -> dict[str, Any]:
     """Do the run that `config` describes and return its result; a finished run's stored result answers at once.
 
+    watch: told of each epoch's record of the last stage, those of before a restart first. It may raise `Pruned`.
     Raises `BrsweepError` for what the user can mend; checkpoints and records up to then are kept.
     """
     run = Run.of(config)
@@ -44,7 +49,7 @@ def execute(config: Mapping[str, Any]) -> dict[str, Any]:
             run.folder.clear()
         write_atomically(run.folder.path / CONFIG, _yaml(config))
         with _recorded(run.folder) as console:
-            return _train(run, console)
+            return _train(run, console, watch)
 
 
 def execute_shared(config: Mapping[str, Any], upto: str) -> None:
@@ -82,6 +87,9 @@ def _recorded(folder: RunFolder) -> Iterator[Console]:
     console = Console(folder.path / CONSOLE)
     try:
         yield console
+    except Pruned as error:
+        console.warn(f"pruned: {error}")
+        raise
     except BrsweepError as error:
         console.warn(f"stopped: {error}")
         folder.write_failure(str(error), CONSOLE)
@@ -93,7 +101,7 @@ def _recorded(folder: RunFolder) -> Iterator[Console]:
         console.close()
 
 
-def _train(run: Run, console: Console) -> dict[str, Any]:
+def _train(run: Run, console: Console, watch: Watch | None) -> dict[str, Any]:
     from brsweep.stages.bench import Bench
     from brsweep.stages.run import CHECKPOINT, run_stages
     from brsweep.training.checkpoint import save
@@ -107,7 +115,7 @@ def _train(run: Run, console: Console) -> dict[str, Any]:
     if config["schedule"]["freeze_alpha"] and config["reg"].get("backprop_to_alpha"):
         console.warn("freeze_alpha and reg.backprop_to_alpha contradict each other: freezing wins, alpha stands still")
     tracker = _tracker(run, console)
-    reporter = RunReporter(run.folder, run.full_name, console, tracker)
+    reporter = RunReporter(run.folder, run.full_name, console, tracker, watch)
     store = Store(Path(config["store_dir"]))
     status = FAILED
     try:
@@ -119,6 +127,9 @@ def _train(run: Run, console: Console) -> dict[str, Any]:
         status = FINISHED
         if tracker is not None:
             tracker.summarise({key: result[key] for key in SHOWN})
+    except Pruned:
+        status = INTERRUPTED
+        raise
     except KeyboardInterrupt:
         status = INTERRUPTED
         console.warn("interrupted: the same command goes on from the last checkpoint")

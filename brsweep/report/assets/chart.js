@@ -131,6 +131,7 @@ function drawSeries(svg, series, at) {
 function drawPanel(panel, kind) {
   const size = SIZES[kind];
   const svg = make("svg", { viewBox: `0 0 ${size.width} ${size.height}`, tabindex: 0, role: "img" });
+  svg.style.maxWidth = `${1.4 * size.width}px`;
   const what = [panel.title, panel.y_label].filter(Boolean).join(", ");
   svg.setAttribute("aria-label", `${what}: ${panel.series.map((s) => s.name).join(", ")}; arrow keys read the values`);
   const at = axes(panel, size);

@@ -108,7 +108,7 @@ def alphas(inside: Inside) -> Figure | Absent:
     panels = [panel for panel in panels if panel.series]
     if not panels:
         return Absent(name, title, "no finished run has a readable layers.jsonl")
-    caption = f"A line for each layer, dark to light from the first to the last. {inside.pair.words}."
+    caption = f"A line for each layer, violet to yellow from the first to the last. {inside.pair.words}."
     return Figure(name, title, caption, panels, columns=2)
 
 

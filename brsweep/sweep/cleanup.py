@@ -1,0 +1,130 @@
+"""What the store of shared stages holds, and removing what no unfinished run needs.
+
+    python -m brsweep.sweep.cleanup runs                what is there, how large, who needs it
+    python -m brsweep.sweep.cleanup runs --remove       remove what nobody needs
+
+A run needs its shared stages until it is finished: those named by a sweep's manifest, also of runs that have not begun,
+and those of every run folder without a result. Where a folder does not tell what it needs, nothing is removed. What a
+process is training is left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from brsweep.errors import BrsweepError
+from brsweep.stages.store import Store, os_lock
+from brsweep.sweep.folder import CONFIG, RunFolder
+from brsweep.sweep.manifest import MANIFEST, read_manifest
+from brsweep.sweep.planned import Run
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A folder of the store: a finished stage, a `.partial` one in training or broken off, or a `.damaged` one."""
+
+    path: Path
+    stage: str
+    size: int
+    needed_by: tuple[str, ...]
+
+    @property
+    def signature(self) -> str:
+        return self.path.name.partition(".")[0]
+
+
+def entries(store: Store, outputs: Sequence[Path]) -> list[Entry]:
+    """Everything in the store, with the unfinished runs under `outputs` that need it. Raises `BrsweepError`."""
+    needs: dict[str, list[str]] = {}
+    for output in outputs:
+        for name, signatures in _unfinished(output):
+            for signature in signatures:
+                needs.setdefault(signature, []).append(name)
+    found = []
+    for path in sorted(store.root.iterdir()) if store.root.is_dir() else ():
+        signature, _, kind = path.name.partition(".")
+        if path.is_dir() and path.name != "locks":
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            users = () if kind == "damaged" else tuple(needs.get(signature, ()))
+            found.append(Entry(path, kind or _stage(store, signature), size, users))
+    return found
+
+
+def remove(store: Store, unwanted: Sequence[Entry]) -> list[Entry]:
+    """Remove entries, but for those that a process is training at this moment; returns the removed ones."""
+    removed = []
+    for entry in unwanted:
+        with suppress(BlockingIOError), os_lock(store.root / "locks" / entry.signature):
+            shutil.rmtree(entry.path)
+            removed.append(entry)
+    return removed
+
+
+def _unfinished(output: Path) -> Iterator[tuple[str, list[str]]]:
+    """Runs without a result, with the signatures of their shared stages."""
+    if not output.is_dir():
+        raise BrsweepError(f"{output}: no such folder; give the output_dir that holds the sweeps, such as runs")
+    planned = set()
+    for path in sorted(output.rglob(MANIFEST)):
+        for run in read_manifest(path.parent)["runs"]:
+            planned.add(path.parent / run["name"])
+            if RunFolder(path.parent / run["name"]).result() is None:
+                yield run["name"], run["stages"]
+    for path in sorted(output.rglob(CONFIG)):
+        if path.parent not in planned and RunFolder(path.parent).result() is None:
+            yield path.parent.name, [stage.signature for stage in _run_in(path).stages[:-1]]
+
+
+def _run_in(path: Path) -> Run:
+    import yaml
+
+    try:
+        return Run.of(yaml.safe_load(path.read_text()))
+    except (BrsweepError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        why = " ".join(str(error).split())
+        raise BrsweepError(
+            f"{path}: does not tell which stages its unfinished run needs ({why}); finish it or remove its folder"
+        ) from None
+
+
+def _stage(store: Store, signature: str) -> str:
+    try:
+        return store.entry(signature)["stage"]
+    except (OSError, ValueError, KeyError):
+        return "damaged"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m brsweep.sweep.cleanup", description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path, nargs="+", help="every output_dir whose sweeps use the store")
+    parser.add_argument("--store", type=Path, help="the store, if it is not <output>/store")
+    parser.add_argument("--remove", action="store_true", help="remove what no unfinished run needs")
+    typed = parser.parse_args(arguments)
+    store = Store(typed.store or typed.output[0] / "store")
+    try:
+        found = entries(store, typed.output)
+        for entry in found:
+            users = f"needed by {len(entry.needed_by)} unfinished runs" if entry.needed_by else "needed by no run"
+            print(f"{entry.path.name:25} {entry.stage:8} {entry.size / MIB:9.1f} MiB  {users}")
+        unwanted = [entry for entry in found if not entry.needed_by]
+        gone = remove(store, unwanted) if typed.remove else []
+    except BrsweepError as error:
+        sys.exit(f"error: {error}")
+    total, spare = (sum(entry.size for entry in some) / MIB for some in (found, unwanted))
+    print(f"{store.root}: {len(found)} entries, {total:.1f} MiB; {spare:.1f} MiB needed by no unfinished run")
+    if typed.remove:
+        print(f"removed {len(gone)} entries, {sum(entry.size for entry in gone) / MIB:.1f} MiB")
+    elif unwanted:
+        print("--remove removes them; a run that wants one later trains it again")
+
+
+if __name__ == "__main__":
+    main()

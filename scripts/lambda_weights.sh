@@ -1,0 +1,3 @@
+#!/bin/sh
+# Bin Regularization on weights alone: lambda from LSQ (0) to strong, with three seeds.
+exec python -m brsweep.train sweep=lambda_weights "$@"

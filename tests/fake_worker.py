@@ -1,0 +1,52 @@
+"""A worker without torch: does what its task's configuration says under `act`, in the place of brsweep.sweep.worker.
+
+A dict of actions by try (the last one goes on): "finish", "exit N", "signal N", "raise", "sleep".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from brsweep.sweep.worker import _first_line, _follow_launcher
+
+
+def main() -> None:
+    task = json.loads(_first_line(0))
+    threading.Thread(target=_follow_launcher, daemon=True).start()
+    config, upto = task["config"], task["upto"]
+    folder = Path(config["output_dir"]) / config["sweep_name"] / config["fake_name"]
+    if upto is not None:
+        folder = folder.parent / "stages" / f"warmup-{upto}"
+    with open(folder.parent.parent / "order.txt" if upto else folder.parent / "order.txt", "a") as file:
+        file.write(f"{folder.name} {os.environ.get('CUDA_VISIBLE_DEVICES', '-')} ")
+        file.write(f"{os.environ.get('OMP_NUM_THREADS', '-')}\n")
+    acts = config["act"]["shared" if upto else "run"]
+    tries = folder / "tries"
+    count = int(tries.read_text()) if tries.exists() else 0
+    tries.write_text(str(count + 1))
+    act, _, number = acts[min(count, len(acts) - 1)].partition(" ")
+    if act == "sleep":
+        time.sleep(60)
+    elif act == "signal":
+        os.kill(os.getpid(), int(number))
+    elif act == "exit":
+        sys.exit(int(number))
+    elif act == "raise":
+        (folder / "failure.json").write_text(json.dumps({"cause": "ValueError: no", "log": "console.log"}))
+        sys.exit(1)
+    elif upto is None:
+        (folder / "result.json").write_text(json.dumps({"status": "finished", "test_accuracy": 0.5, "val_accuracy": 1}))
+    else:
+        entry = Path(config["store_dir"]) / upto
+        entry.mkdir(parents=True)
+        (entry / "state.pt").write_bytes(b"state")
+        (entry / "entry.json").write_text(json.dumps({"sha256": hashlib.sha256(b"state").hexdigest()}))
+
+
+main()

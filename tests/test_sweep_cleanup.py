@@ -1,0 +1,106 @@
+"""The store's size report and its clean-up: what an unfinished run needs stays, whatever else goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import shell
+from small_runs import config
+
+from brsweep.errors import BrsweepError
+from brsweep.stages.store import Store, os_lock
+from brsweep.sweep import cleanup
+from brsweep.sweep.__main__ import main as status
+from brsweep.sweep.folder import RunFolder
+from brsweep.sweep.manifest import MANIFEST, add_to_manifest
+from brsweep.sweep.planned import Run
+
+
+def stored(output: Path, *names: str) -> Store:
+    store = Store(output / "store")
+    for name in names:
+        folder = store.root / name
+        folder.mkdir(parents=True)
+        (folder / "state.pt").write_bytes(bytes(2**20))
+        (folder / "entry.json").write_text(json.dumps({"stage": "float"}))
+    (store.root / "locks").mkdir(exist_ok=True)
+    return store
+
+
+def sweep(output: Path, name: str, needs: list[str], finished: bool) -> None:
+    run = {"name": f"run-{name}", "overrides": [], "epochs": 6, "stages": needs}
+    add_to_manifest(output / name, name, "command", [run])
+    if finished:
+        folder = RunFolder(output / name / f"run-{name}")
+        folder.path.mkdir()
+        folder.write_result({"status": "finished"})
+
+
+def left(store: Store) -> list[str]:
+    return sorted(path.name for path in store.root.iterdir() if path.name != "locks")
+
+
+def test_only_what_no_unfinished_run_needs_is_removed(tmp_path, capsys):
+    store = stored(tmp_path, "aa", "bb", "cc", "cc.partial", "dd.partial", "aa.damaged")
+    sweep(tmp_path, "one", ["aa", "cc"], finished=False)
+    sweep(tmp_path, "two", ["bb"], finished=True)
+    cleanup.main([str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "6 entries, 6.0 MiB; 3.0 MiB needed by no unfinished run" in said
+    assert left(store) == ["aa", "aa.damaged", "bb", "cc", "cc.partial", "dd.partial"], "nothing without --remove"
+    cleanup.main([str(tmp_path), "--remove"])
+    assert "removed 3 entries, 3.0 MiB" in capsys.readouterr().out
+    assert left(store) == ["aa", "cc", "cc.partial"]
+
+
+def test_what_is_being_trained_stays(tmp_path):
+    store = stored(tmp_path, "dd.partial")
+    with os_lock(store.root / "locks" / "dd"):
+        cleanup.main([str(tmp_path), "--remove"])
+    assert left(store) == ["dd.partial"]
+
+
+def test_a_run_without_a_sweep_counts_by_its_configuration(tmp_path):
+    run = Run.of(config(tmp_path=tmp_path))
+    floating, warmup = (stage.signature for stage in run.stages[:2])
+    store = stored(tmp_path, floating, warmup, "ee")
+    run.folder.path.mkdir(parents=True)
+    (run.folder.path / "config.yaml").write_text(json.dumps(run.config))
+    cleanup.main([str(tmp_path), "--remove"])
+    assert left(store) == sorted([floating, warmup])
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "run/config.yaml"])
+def test_where_it_can_not_be_told_nothing_is_removed(tmp_path, name):
+    store = stored(tmp_path, "aa")
+    path = tmp_path / "s" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(SystemExit) as end:
+        cleanup.main([str(tmp_path), "--remove"])
+    assert str(path) in str(end.value) and str(end.value).startswith("error: ")
+    assert left(store) == ["aa"]
+
+
+def test_no_folder_is_one_line(tmp_path):
+    with pytest.raises(BrsweepError, match="no such folder"):
+        cleanup.entries(Store(tmp_path / "store"), [tmp_path / "nowhere"])
+    answer = shell(tmp_path, "nowhere", program=("-m", "brsweep.sweep"))
+    assert answer.code == 1 and answer.err.startswith("error: nowhere: no such folder") and answer.err.count("\n") == 1
+
+
+def test_the_status_table_shows_what_each_run_is_apart_by(tmp_path, capsys):
+    for name, value in (("a", "0"), ("b", "10")):
+        run = {"name": name, "overrides": ["model=tiny", f"reg.lambda_act={value}"], "epochs": 6, "stages": []}
+        add_to_manifest(tmp_path, "s", "command", [run])
+    RunFolder(tmp_path / "a").write_failure("out of luck", "console.log")
+    status([str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["run", "state", "epoch", "accuracy", "left"],
+        ["a", "failed", "0/6", "out", "of", "luck"],
+        ["b", "missing", "0/6", "reg.lambda_act=10"],
+    ]
+    assert lines[3] == "2 runs: 1 failed, 1 missing"
