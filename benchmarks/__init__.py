@@ -1,1 +1,1 @@
-"""Benchmarks: run, not asserted. `python -m benchmarks.step` times whole training steps."""
+"""Benchmarks: run, not asserted. `python -m benchmarks.step` times training steps, `benchmarks.report` a report."""

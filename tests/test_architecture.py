@@ -35,6 +35,7 @@ BELOW["train"] = BELOW["search"] = BELOW["config"] | {"config"}
 
 TORCHLESS = ("tracking", "sweep", "config", "stages/plan", "stages/signature", "stages/store", "targets", "errors")
 TORCHLESS += tuple(f"search/{name}" for name in ("__main__", "settings", "space", "study", "loop"))
+TORCHLESS += ("report",)
 TORCHLESS += tuple(f"data/{name}" for name in ("synthetic", "digits", "downloads", "image_folder", "images", "split"))
 HEAVY = {"torch", "torchvision", "numba", "wandb", "sklearn", "rich", "PIL"}
 

@@ -1,0 +1,12 @@
+"""Run folders -> tables, figures and one HTML page: `python -m brsweep.report runs/<sweep>`. Needs no torch.
+
+runs.py       folders -> runs, with what could not be read
+rows.py       runs -> cohorts (one training code, one data set) -> rows (one configuration over its seeds)
+spread.py     mean, standard deviation, paired differences, Holm's correction
+results.py    rows -> what the table says, with the lambda that validation picks
+published.py  figures of papers for the same net and bits
+table.py      results -> CSV, Markdown, LaTeX
+figures/      results -> figures as plain data; one renderer here (PNG, PDF), one in the page
+page.py       all of it -> index.html
+compare.py    two runs side by side
+"""

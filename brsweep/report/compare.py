@@ -1,0 +1,64 @@
+"""Two runs side by side: what differs in configuration, in origin and in result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from brsweep.report.results import plain
+from brsweep.report.rows import flat, results_alone
+from brsweep.report.runs import Run, read_run
+
+ORIGIN = ("code", "data", "git_commit", "device", "kernels", "threads", "host")
+ACCURACIES = ("val_accuracy", "test_accuracy", "test_accuracy_last", "float_test_accuracy")
+NUMBERS = ("penalty_weight", "penalty_act", "best_epoch", "time_s")
+
+
+def compare(a: Path, b: Path) -> str:
+    """A text for the terminal. Raises `BrsweepError` where a path is no run's folder."""
+    runs = read_run(a), read_run(b)
+    parts = [
+        ["A", f"{runs[0].sweep}/{runs[0].name} ({runs[0].state})"],
+        ["B", f"{runs[1].sweep}/{runs[1].name} ({runs[1].state})"],
+    ]
+    lines = [_aligned(parts)]
+    lines += _section("configuration", _differences(*(_config(run) for run in runs)))
+    lines += _section("origin", _differences(*(_origin(run) for run in runs)))
+    lines += ["", "result", _aligned([["", "A", "B", "B - A"], *_results(*runs)])]
+    return "\n".join(lines)
+
+
+def _section(name: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["", name, _aligned([["", "A", "B"], *rows])] if rows else ["", f"{name}: no difference"]
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[list[str]]:
+    keys = [key for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key) or (key in a) != (key in b)]
+    return [[key, *(plain(side[key]) if key in side else "(absent)" for side in (a, b))] for key in keys]
+
+
+def _config(run: Run) -> dict[str, Any]:
+    return results_alone(run.config or {})
+
+
+def _origin(run: Run) -> dict[str, Any]:
+    result = run.result or {}
+    known = {key: result[key] for key in ORIGIN if key in result}
+    return known | flat({name: result[name] for name in ("versions", "stages") if isinstance(result.get(name), dict)})
+
+
+def _results(a: Run, b: Run) -> list[list[str]]:
+    rows = []
+    for key in (*ACCURACIES, *NUMBERS):
+        values = [run.number(key) for run in (a, b)]
+        factor, unit = (100, " %") if key in ACCURACIES else (1, "")
+        cells = ["none" if value is None else f"{factor * value:.6g}{unit}" for value in values]
+        change = "" if None in values else f"{factor * (values[1] - values[0]):+.4g}" + (" points" if unit else "")
+        rows.append([key, *cells, change])
+    return rows
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
+    return "\n".join("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=False)).rstrip() for row in rows)

@@ -1,0 +1,81 @@
+"""What happens over the epochs: accuracy and task loss, with the stages marked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from brsweep.report.figures import Absent, Figure, Panel, Series
+from brsweep.report.figures.pairs import Pair
+from brsweep.report.results import Result
+from brsweep.report.runs import Run
+
+STAGES = {"float": "float", "warmup": "warm-up", "br": "BR"}
+
+
+def training_curves(pairs: Sequence[Pair]) -> Figure | Absent:
+    name, title = "training", "Training curves"
+    panels = [panel for pair in pairs for panel in _panels(pair)]
+    if not panels:
+        return Absent(name, title, "no finished run has a readable metrics.jsonl")
+    caption = (
+        "Mean over seeds, the band reaches from the lowest seed to the highest. Upright lines: where a stage begins. "
+        + " ".join(f"LSQ + BR is {pair.label}." for pair in pairs if pair.br)
+    )
+    return Figure(name, title, caption, panels, columns=2)
+
+
+def _panels(pair: Pair) -> list[Panel]:
+    runs = [run for _, row in pair.rows for run in row.row.counted if run.records]
+    if not runs:
+        return []
+    marks = stage_marks(runs[0].records)
+    shown = (("validation accuracy (%)", _accuracy), ("task loss", lambda r: r.get("task_loss", r.get("train_loss"))))
+    return [
+        Panel(pair.bits, _over_seeds(pair.rows, value), "epoch", label, marks=marks, y_log=label == "task loss")
+        for label, value in shown
+    ]
+
+
+def _accuracy(record: Mapping[str, Any]) -> float | None:
+    value = record.get("val_accuracy")
+    value = record.get("test_accuracy") if value is None else value
+    return None if value is None else 100 * value
+
+
+def stage_marks(records: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
+    """Where each stage begins, in epochs of the whole run, with its name.
+
+    >>> stage_marks([{"stage": "float"}, {"stage": "float"}, {"stage": "br"}])
+    [(0.5, 'float'), (2.5, 'BR')]
+    """
+    names = [record.get("stage") for record in records]
+    starts = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
+    return [(i + 0.5, STAGES.get(str(names[i]), str(names[i]))) for i in starts]
+
+
+def _over_seeds(rows: Sequence[tuple[str, Result]], value: Callable[[Mapping[str, Any]], Any]) -> list[Series]:
+    result = []
+    for color, (name, row) in enumerate(rows):
+        curves = [[value(record) for record in run.records] for run in row.row.counted if run.records]
+        length = min(map(len, curves), default=0)
+        columns = [[c[i] for c in curves if c[i] is not None] for i in range(length)]
+        mean = [sum(column) / len(column) if column else None for column in columns]
+        low, high = ([pick(column) if column else None for column in columns] for pick in (min, max))
+        band = (low, high) if len(curves) > 1 else (None, None)
+        result.append(Series(name, list(range(1, length + 1)), mean, *band, color=color))
+    return result
+
+
+def own_curves(run: Run) -> dict[str, Any]:
+    """What the page draws on a run's own page: epochs' values, short."""
+    keys = ("train_accuracy", "val_accuracy", "test_accuracy", "task_loss", "penalty_weight", "penalty_act", "lr")
+    curves = {key: [_short(record.get(key)) for record in run.records] for key in keys}
+    known = {key: values for key, values in curves.items() if any(value is not None for value in values)}
+    return {"marks": stage_marks(run.records), "values": known} if run.records else {}
+
+
+def _short(value: Any) -> float | None:
+    known = isinstance(value, (int, float)) and math.isfinite(value)
+    return float(f"{value:.4g}") if known else None

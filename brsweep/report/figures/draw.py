@@ -1,0 +1,167 @@
+"""Figures as PNG and PDF by matplotlib: the palette of Okabe and Ito, readable in print and without colour vision.
+
+Sizes are given in inches for each panel and its margins. matplotlib's own layout engines would find the margins by
+drawing every figure twice over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from brsweep.report.figures import Figure, Panel, Series
+from brsweep.report.figures.heat import draw_heat, room_of_heat
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+MARKERS = "osD^vPXh"
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "pdf.fonttype": 42,
+}
+DPI = 150
+LEGEND_LINE, SMALL_FONT = 0.15, 6
+GREY = "0.35"
+
+
+def draw(figure: Figure, folder: Path) -> None:
+    """Write `folder`/<name>.png and .pdf."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    columns = min(figure.columns, len(figure.panels))
+    lines = math.ceil(len(figure.panels) / columns)
+    with mpl.rc_context(STYLE):
+        canvas = Canvas()
+        FigureCanvasAgg(canvas)
+        axes = canvas.subplots(lines, columns, squeeze=False)
+        _lay_out(canvas, figure, columns, lines)
+        alike = figure.small and len({repr(panel.x_ticks) for panel in figure.panels}) == 1
+        for place, ax in enumerate(axes.flat):
+            if place >= len(figure.panels):
+                ax.set_axis_off()
+            elif figure.panels[place].heat is not None:
+                draw_heat(canvas, ax, figure, figure.panels[place])
+            else:
+                _panel(ax, figure.panels[place], figure.small)
+                ax.tick_params(labelbottom=not alike or place + columns >= len(figure.panels))
+        _legend(canvas, figure)
+        for kind, about in (("png", {}), ("pdf", {"CreationDate": None})):
+            canvas.savefig(folder / f"{figure.name}.{kind}", dpi=DPI, metadata=about)
+
+
+def _lay_out(canvas: Any, figure: Figure, columns: int, lines: int) -> None:
+    """Widths and heights in inches: a panel, what lies left and right of it, above and below."""
+    width, left, right = (1.6, 0.08, 0.08) if figure.small else (2.85, 0.55, 0.1)
+    height, above, below = (0.85, 0.2, 0.14) if figure.small else (1.65, 0.36, 0.42)
+    if figure.panels[0].heat is not None:
+        width, left, right, height = room_of_heat(figure)
+    full_width = columns * (left + width + right)
+    legend = _legend_columns(figure, full_width)
+    under = 0.15 + LEGEND_LINE * math.ceil(len(_names(figure)) / legend) if legend else 0.0
+    full_height = lines * (above + height + below) + under
+    canvas.set_size_inches(full_width, full_height)
+    canvas.subplots_adjust(
+        left=left / full_width,
+        right=1 - right / full_width,
+        top=1 - above / full_height,
+        bottom=(under + below) / full_height,
+        wspace=(left + right) / width,
+        hspace=(above + below) / height,
+    )
+
+
+def _panel(ax: Any, panel: Panel, small: bool) -> None:
+    named = any(word for _, word in panel.marks)
+    ax.set_title(panel.title, fontsize=SMALL_FONT if small else 8, pad=10 if named else 3)
+    ax.set_xlabel(panel.x_label)
+    ax.set_ylabel(panel.y_label)
+    for series in panel.series:
+        _series(ax, series)
+    if panel.y_log and any(value and value > 0 for series in panel.series for value in series.y):
+        _logarithmic(ax)
+    if panel.x_ticks is not None:
+        ax.set_xticks([at for at, _ in panel.x_ticks], [word for _, word in panel.x_ticks])
+        ax.margins(x=0.08)
+    ax.vlines([at for at, _ in panel.marks], 0, 1, transform=ax.get_xaxis_transform(), color="0.6", linewidth=0.5,
+              linestyle=(0, (2, 2)), zorder=0)  # fmt: skip
+    for at, word in panel.marks:
+        if word:
+            ax.annotate(word, (at, 1), xycoords=("data", "axes fraction"), xytext=(0, 1), textcoords="offset points",
+                        fontsize=SMALL_FONT, color=GREY, va="bottom")  # fmt: skip
+    for at, word in panel.levels:
+        ax.axhline(at, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
+        ax.annotate(word, (1, at), xycoords=("axes fraction", "data"), xytext=(-1, 1), textcoords="offset points",
+                    fontsize=SMALL_FONT, color=GREY, ha="right", va="bottom")  # fmt: skip
+    if panel.y_hidden:
+        ax.set_yticks([])
+        ax.spines["left"].set_visible(False)
+    ax.tick_params(labelsize=SMALL_FONT if small else 7, length=2, pad=2)
+
+
+def _logarithmic(ax: Any) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    near = math.log10(high / low) < 1.5
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if near else (1,)))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _series(ax: Any, series: Series) -> None:
+    import matplotlib as mpl
+
+    color = PALETTE[series.color % len(PALETTE)]
+    if series.shade is not None:
+        color = mpl.colormaps["viridis"](0.92 * series.shade)
+    x, y = floats(series.x), floats(series.y)
+    low, high = floats(series.low), floats(series.high)
+    if series.area:
+        ax.fill([x[0], *x, x[-1]], [0.0, *y, 0.0], color=color, linewidth=0, label=series.name)
+    elif series.markers:
+        ax.plot([at for at, _ in series.dots], [v for _, v in series.dots], ".", color=color, alpha=0.35, markersize=4)
+        spread = [[a - b for a, b in zip(y, low, strict=True)], [b - a for a, b in zip(y, high, strict=True)]]
+        ax.errorbar(x, y, spread, marker=MARKERS[series.color % len(MARKERS)], markersize=3.5, capsize=2,
+                    elinewidth=0.8, color=color, label=series.name)  # fmt: skip
+    else:
+        dashed = series.color % 2 and series.shade is None
+        ax.plot(x, y, linestyle="--" if dashed else "-", color=color, label=series.name)
+        if low and high:
+            ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+
+
+def _legend(canvas: Any, figure: Figure) -> None:
+    """One legend below all panels, each name once."""
+    found: dict[str, Any] = {}
+    for ax in canvas.axes:
+        found = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) | found
+    columns = _legend_columns(figure, canvas.get_figwidth())
+    if columns:
+        handles = [found[name] for name in _names(figure)]
+        canvas.legend(handles, _names(figure), loc="lower center", ncols=columns, frameon=False, fontsize=7)
+
+
+def _names(figure: Figure) -> list[str]:
+    return list(dict.fromkeys(series.name for panel in figure.panels for series in panel.series))
+
+
+def _legend_columns(figure: Figure, inches: float) -> int:
+    """0 where no legend is wanted: for one name, or for layers, which are told apart by their shade alone."""
+    names = _names(figure)
+    shaded = any(series.shade is not None for panel in figure.panels for series in panel.series)
+    return 0 if shaded or len(names) < 2 else max(1, min(len(names), int(inches * 15 / (max(map(len, names)) + 7))))
+
+
+def floats(values: Sequence[float | None] | None) -> list[float]:
+    """None as NaN, which matplotlib leaves out."""
+    return [math.nan if value is None else float(value) for value in values or ()]

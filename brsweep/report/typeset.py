@@ -1,0 +1,77 @@
+"""The table for a page of text: Markdown and LaTeX (booktabs), with every sign that means something there escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from brsweep.report.results import Judged, row_label
+from brsweep.report.table import LEGEND, MINUS, NOTHING, Column, filled, summary
+
+TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_"}
+TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", MINUS: "$-$", NOTHING: "--", "<": "$<$"}
+TEX |= {">": "$>$", "λ": r"$\lambda$", "*": r"\textsuperscript{*}"}
+FOOTED = ("published", "notes")
+"""Columns whose texts are long: they stand below the LaTeX table, not in it."""
+
+
+def to_markdown(tables: Sequence[Judged], notices: Sequence[str]) -> str:
+    parts = [_list(notices)] if notices else []
+    for judged in tables:
+        parts.append(f"### {title(judged)}\n")
+        first, others = summary(judged)
+        if first:
+            parts.append(_list([*first, *others]))
+        columns = filled(judged)
+        lines = [[c.title for c in columns], ["---"] * len(columns)]
+        lines += [[c.text(result) for c in columns] for result in judged.results]
+        parts.append("\n".join(f"| {' | '.join(map(_markdown, line))} |" for line in lines) + "\n")
+    return "\n".join([*parts, _markdown(LEGEND)]) + "\n"
+
+
+def to_latex(tables: Sequence[Judged]) -> str:
+    """One table environment for each cohort; the document needs `booktabs`."""
+    return "\n".join(_latex(judged) for judged in tables)
+
+
+def title(judged: Judged) -> str:
+    code = f"training code {judged.cohort.code}" if judged.cohort.code else "nothing finished yet"
+    return f"Data {judged.cohort.data}, {code}"
+
+
+def _latex(judged: Judged) -> str:
+    columns = [column for column in filled(judged) if column.key not in FOOTED]
+    body = [" & ".join(tex(c.text(result)) for c in columns) + r" \\" for result in judged.results]
+    return "\n".join([
+        r"\begin{table}", r"\centering\small", rf"\caption{{{tex(title(judged))}. {tex(LEGEND)}}}",
+        rf"\begin{{tabular}}{{{''.join(map(_aligned, columns))}}}", r"\toprule",
+        " & ".join(tex(c.title) for c in columns) + r" \\", r"\midrule", *body, r"\bottomrule",
+        r"\end{tabular}", *_footnotes(judged), r"\end{table}", "",
+    ])  # fmt: skip
+
+
+def _footnotes(judged: Judged) -> list[str]:
+    notes = []
+    for result in judged.results:
+        for column in filled(judged):
+            text = column.text(result)
+            if column.key in FOOTED and text not in ("", NOTHING):
+                notes.append(rf"\par\footnotesize {tex(row_label(result))}: {tex(text)}")
+    return notes
+
+
+def tex(text: str) -> str:
+    return "".join(TEX.get(letter, letter) for letter in text)
+
+
+def _aligned(column: Column) -> str:
+    return "l" if column.key in ("bits", "verdict") else "r"
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "".join(f"- {_markdown(line)}\n" for line in lines)
+
+
+def _markdown(text: str) -> str:
+    for sign in "\\|*_<>`[":
+        text = text.replace(sign, f"\\{sign}") if text != "---" else text
+    return text

@@ -1,0 +1,60 @@
+"""Sweep folders -> the report's files. Everything is drawn beside its place first and moved there at the end, so that
+a report that fails leaves the old one whole."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from brsweep.errors import BrsweepError
+from brsweep.report.figures import Figure
+from brsweep.report.figures.build import figures
+from brsweep.report.figures.draw import draw
+from brsweep.report.notices import notices
+from brsweep.report.page import page
+from brsweep.report.results import judge
+from brsweep.report.rows import cohorts
+from brsweep.report.runs import read_sweeps
+from brsweep.report.table import to_csv
+from brsweep.report.typeset import to_latex, to_markdown
+
+FIGURES, PAGE = "figures", "index.html"
+WORKERS = 2
+
+
+def write_report(sweeps: Sequence[Path], out: Path) -> Path:
+    """The report of all `sweeps` in folder `out`; returns the page's path. Raises `BrsweepError` where a sweep can't be
+    read or `out` not written."""
+    runs, twice = read_sweeps(sweeps)
+    tables = [judge(cohort) for cohort in cohorts(runs)]
+    drawn = figures(tables)
+    told = notices(tables, twice)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".part-") as part:
+            folder = Path(part)
+            (folder / FIGURES).mkdir()
+            with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
+                drawing = [pool.submit(draw, f, folder / FIGURES) for f in drawn if isinstance(f, Figure)]
+                heading = " + ".join(dict.fromkeys(sweep.resolve().name for sweep in sweeps))
+                (folder / PAGE).write_text(page(heading, tables, drawn, told))
+                (folder / "table.csv").write_text(to_csv(tables))
+                (folder / "table.md").write_text(to_markdown(tables, told))
+                (folder / "table.tex").write_text(to_latex(tables))
+                for work in drawing:
+                    work.result()
+            _move(folder, out)
+    except OSError as error:
+        raise BrsweepError(f"{out}: cannot write the report ({error.strerror}); choose another --out") from error
+    return out / PAGE
+
+
+def _move(folder: Path, out: Path) -> None:
+    """File by file, so that what else lies in `out` stays; the page last, because it shows the others."""
+    (out / FIGURES).mkdir(exist_ok=True)
+    files = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    for path in sorted(files, key=lambda path: path.name == PAGE):
+        (folder / path).replace(out / path)

@@ -1,0 +1,194 @@
+"""The page in headless Chromium: no error, no request, and what people do with it works by pointer and keyboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+
+from benchmarks.synthetic_sweep import ONE_BLOCK, write_run, write_sweep
+from brsweep.report.figures.build import figures
+from brsweep.report.notices import notices
+from brsweep.report.page import page
+from brsweep.report.results import judge
+from brsweep.report.rows import cohorts
+from brsweep.report.runs import read_sweeps
+
+pytestmark = pytest.mark.system
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND",
+)  # fmt: skip
+GRID = [
+    {"seed": seed, "bits": bits, "reg.lambda_act": value} for seed in (1, 2) for bits in (2, 4) for value in (0.1, 1.0)
+]
+HOSTILE = "<img src=x onerror=window.hit=1>"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "made"
+    write_sweep(folder, GRID, sites=ONE_BLOCK)
+    write_run(folder, {"seed": 3}, state="failed", name=HOSTILE)
+    runs, twice = read_sweeps([folder])
+    tables = [judge(cohort) for cohort in cohorts(runs)]
+    file = folder / "index.html"
+    file.write_text(page("made", tables, figures(tables), notices(tables, twice)))
+    return file
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs the extra `test` (selenium)")
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER, env=os.environ | {"HOME": "/nonexistent"}))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def browser(chromium, path):
+    """At the page, freshly opened, with the logs of what came before gone."""
+    chromium.get("about:blank")
+    for kind in ("browser", "performance"):
+        chromium.get_log(kind)
+    chromium.get(path.as_uri())
+    return chromium
+
+
+def column(browser, table: str, number: int) -> list[str]:
+    rows = "[...document.querySelectorAll(`#${arguments[0]} tbody tr`)].filter(row => !row.hidden)"
+    script = f"return {rows}.map(row => row.cells[arguments[1]].textContent)"
+    return browser.execute_script(script, table, number)
+
+
+def find(browser, selector: str):
+    return browser.find_element("css selector", selector)
+
+
+def resize(browser, width: int, dark: bool = False) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+
+def test_it_opens_without_an_error_and_asks_nothing_of_the_network(browser, path):
+    browser.execute_script("location.hash = 'run-0'")
+    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert not browser.get_log("browser")
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert sent and {url for url in sent if not url.startswith("data:")} == {path.as_uri()}
+
+
+def test_figures_are_drawn_with_values(browser):
+    drawn = browser.execute_script(
+        "return [...document.querySelectorAll('.panels')].map(p => p.querySelectorAll('svg').length)"
+    )
+    assert drawn and all(drawn)
+    assert not browser.execute_script(
+        "return [...document.querySelectorAll('svg')].some(s => /NaN|Infinity/.test(s.outerHTML))"
+    )
+    find(browser, "#figure-accuracy-lambda_act summary").click()
+    first = find(browser, "#figure-accuracy-lambda_act tbody tr").text
+    assert "0.1" in first and "to" in first
+
+
+def test_a_heading_sorts_by_number_both_ways_and_says_so(browser):
+    heading = "#table-runs thead th:nth-child(7)"
+    find(browser, f"{heading} button").click()
+    values = [float(text) for text in column(browser, "table-runs", 6) if text]
+    assert len(values) == len(GRID) and values == sorted(values)
+    assert find(browser, heading).get_attribute("aria-sort") == "ascending"
+    find(browser, f"{heading} button").send_keys(" ")
+    assert [float(text) for text in column(browser, "table-runs", 6) if text] == values[::-1]
+    assert column(browser, "table-runs", 6)[-1] == "", "a run without a result stays last"
+    assert find(browser, heading).get_attribute("aria-sort") == "descending"
+
+
+def test_the_filter_takes_all_words(browser):
+    field = find(browser, "[data-filters='table-1']")
+    field.send_keys("w4a4 0.1")
+    assert len(column(browser, "table-1", 0)) == 1 and column(browser, "table-1", 0) == ["W4A4"]
+    output = browser.execute_script("return arguments[0].closest('.filter').querySelector('output').textContent", field)
+    assert output == "1 of 4 rows"
+
+
+def test_a_run_opens_by_keyboard_and_goes_back(browser):
+    link = find(browser, "#table-runs tbody a")
+    name = link.text
+    link.send_keys("\n")
+    assert find(browser, "#run h2").text == name and not find(browser, "#report").is_displayed()
+    assert browser.execute_script("return document.activeElement.id") == "run"
+    text = find(browser, "#run").text
+    assert "python -m brsweep.train" in text and "line 29" in text and "lambda_act" in text
+    browser.back()
+    assert find(browser, "#report").is_displayed() and not find(browser, "#run").is_displayed()
+
+
+def test_arrow_keys_read_a_figures_values(browser):
+    panel = find(browser, "#figure-training svg")
+    browser.execute_script("arguments[0].focus()", panel)
+    panel.send_keys("\ue014")
+    assert find(browser, "#tip").text.splitlines()[0] == "epoch 1"
+    panel.send_keys("\ue014")
+    assert find(browser, "#tip").text.splitlines()[0] == "epoch 2"
+    panel.send_keys("\ue00c")
+    assert not find(browser, "#tip").is_displayed()
+
+
+def test_hostile_names_do_nothing(browser):
+    find(browser, "[data-filters='table-runs']").send_keys("failed")
+    assert column(browser, "table-runs", 0) == [HOSTILE]
+    link = next(a for a in browser.find_elements("css selector", "#table-runs a") if a.is_displayed())
+    link.click()
+    assert find(browser, "#run h2").text == HOSTILE
+    assert browser.execute_script("return window.hit === undefined && !document.querySelector('img')")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("place", ["results", "run-0"])
+def test_nothing_is_wider_than_the_window(browser, width, place):
+    resize(browser, width)
+    browser.execute_script("location.hash = arguments[0]", place)
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_light_and_dark_follow_the_system_and_the_button(browser):
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    resize(browser, 1280, dark=False)
+    assert browser.execute_script(paper) == "rgb(255, 255, 255)"
+    resize(browser, 1280, dark=True)
+    assert browser.execute_script(paper) == "rgb(20, 23, 26)" and find(browser, "#theme").text == "Light"
+    find(browser, "#theme").click()
+    assert browser.execute_script(paper) == "rgb(255, 255, 255)"
+
+
+def test_a_screen_reader_finds_names_for_everything(browser):
+    """Captions on tables, headings with a scope, labels on fields, names on figures and scrolling regions."""
+    nameless = """
+      const named = (node) => node.getAttribute("aria-label") || node.textContent.trim();
+      const bad = [];
+      for (const t of document.querySelectorAll("table")) if (!t.caption) bad.push("table");
+      for (const h of document.querySelectorAll("th")) if (!h.scope) bad.push("th " + h.textContent);
+      for (const i of document.querySelectorAll("input")) if (!i.labels.length) bad.push("input");
+      for (const n of document.querySelectorAll("svg, button, a, [role=region]")) if (!named(n)) bad.push(n.outerHTML);
+      return bad;
+    """
+    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert browser.execute_script(nameless) == []
+    browser.execute_script("location.hash = 'run-0'")
+    assert browser.execute_script(nameless) == []
+    assert browser.execute_script("return document.documentElement.lang") == "en"

@@ -1,0 +1,190 @@
+"""Means, paired gaps and Holm's correction by hand-worked numbers; what is compared, and which lambda is picked."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from scipy import stats
+
+from benchmarks.synthetic_sweep import write_run, write_sweep
+from brsweep.report.results import judge
+from brsweep.report.rows import NO_EFFECT, cohorts
+from brsweep.report.runs import read_sweeps
+from brsweep.report.spread import Paired, corrected, paired, spread
+from brsweep.sweep.manifest import add_to_manifest
+
+
+def judged(*sweeps):
+    return [judge(cohort) for cohort in cohorts(read_sweeps(sweeps)[0])]
+
+
+def accuracy(test: float, val: float | None = None) -> dict:
+    return {"test_accuracy": test, "val_accuracy": test if val is None else val, "float_test_accuracy": 0.9}
+
+
+LSQ = {"reg.lambda_weight": 0.0, "reg.lambda_act": 0.0}
+
+
+def test_mean_and_sample_deviation():
+    assert spread([0.8, None, 0.9, 1.0]).mean == pytest.approx(0.9)
+    assert spread([0.8, 0.9, 1.0]).sd == pytest.approx(0.1)
+    assert spread([0.8]).sd is None and spread([None]) is None
+
+
+def test_paired_t_is_scipys():
+    differences = [0.01, 0.03, 0.035, -0.002]
+    mine, theirs = paired(differences), stats.ttest_1samp(differences, 0)
+    interval = theirs.confidence_interval(0.95)
+    assert (mine.p, mine.low, mine.high) == pytest.approx((theirs.pvalue, interval.low, interval.high))
+
+
+def test_differences_without_spread_are_never_certain():
+    """Accuracies are counts over few images, so two equal differences are common; p = 0 would be an artefact."""
+    for equal in ([0.0028, 0.0028], [0.0, 0.0, 0.0], [0.5]):
+        (gap,) = corrected([paired(equal)])
+        assert (gap.p, gap.low, gap.verdict) == (None, None, "undecided")
+    assert paired([]) is None
+
+
+def test_holm_by_hand():
+    ps = [0.04, 0.001, 0.012, None, 0.03]
+    found = [c.holm for c in corrected([Paired(3, 1.0, p=p) for p in ps])]
+    assert found[3] is None
+    assert [found[i] for i in (1, 2, 4, 0)] == pytest.approx([0.004, 0.036, 0.06, 0.06])
+
+
+def test_the_verdict_needs_holms_p_and_has_the_gaps_sign():
+    assert Paired(3, -0.1, p=0.001, holm=0.004).statement() == "worse at n=3"
+    assert Paired(5, 0.1, p=0.001, holm=0.004).statement() == "better at n=5"
+    assert Paired(3, 0.1, p=0.04, holm=0.06).statement() == "undecided at n=3"
+
+
+def test_gaps_to_lsq_are_paired_by_seed(tmp_path):
+    """The seeds differ by ten points, the differences hardly: unpaired, nothing could be said."""
+    sweep = tmp_path / "s"
+    for seed, base, gain in ((1, 0.6, 0.020), (2, 0.7, 0.021), (3, 0.8, 0.022)):
+        write_run(sweep, LSQ | {"seed": seed}, result=accuracy(base))
+        write_run(sweep, {"reg.lambda_act": 2.0, "seed": seed}, result=accuracy(base + gain))
+    (table,) = judged(sweep)
+    lsq, br = table.results
+    assert lsq.row.is_lsq and lsq.gap_lsq is None
+    assert br.gap_lsq.mean == pytest.approx(0.021) and br.gap_lsq.verdict == "better"
+    reach = stats.t.ppf(0.975, 2) * 0.001 / math.sqrt(3)
+    assert (br.gap_lsq.low, br.gap_lsq.high) == pytest.approx((0.021 - reach, 0.021 + reach))
+    assert br.gap_float.mean == pytest.approx(0.721 - 0.9) and br.test.sd == pytest.approx(0.101)
+
+
+def test_only_seeds_that_both_have_are_paired(tmp_path):
+    for seed in (1, 2):
+        write_run(tmp_path / "s", LSQ | {"seed": seed}, result=accuracy(0.5))
+    for seed in (2, 3):
+        write_run(tmp_path / "s", {"seed": seed}, result=accuracy(0.6))
+    (table,) = judged(tmp_path / "s")
+    assert (table.results[1].gap_lsq.n, table.results[1].gap_lsq.verdict) == (1, "undecided")
+    assert "no run with seed 1" in table.results[1].notes and "no run with seed 3" in table.results[0].notes
+
+
+def test_lsq_partners_share_all_but_the_regularizer(tmp_path):
+    """Bits and learning rate must agree; a frozen alpha is compared with LSQ whose alpha trains on."""
+    sweep = tmp_path / "s"
+    write_run(sweep, LSQ | {"bits": 4}, result=accuracy(0.5))
+    write_run(sweep, {"bits": 2}, result=accuracy(0.6))
+    write_run(sweep, LSQ | {"bits": 4, "schedule.freeze_alpha": True}, result=accuracy(0.3))
+    write_run(sweep, {"bits": 4, "schedule.freeze_alpha": True}, result=accuracy(0.7))
+    write_run(sweep, {"bits": 4, "qat_optimizer.lr": 0.5}, result=accuracy(0.8))
+    (table,) = judged(sweep)
+    gaps = {r.test.mean: r.gap_lsq and round(r.gap_lsq.mean, 6) for r in table.results}
+    assert gaps == {0.5: None, 0.6: None, 0.3: -0.2, 0.7: 0.2, 0.8: None}
+
+
+def test_rows_show_what_varies_and_no_value_without_effect(tmp_path):
+    write_run(tmp_path / "s", LSQ | {"reg.ramp.act": "cosine"})
+    write_run(tmp_path / "s", {"reg.ramp.act": "cosine"})
+    write_run(tmp_path / "s", {"reg.ramp.act": "constant", "threads": 7})
+    (table,) = judged(tmp_path / "s")
+    assert set(table.cohort.varied) == {"reg.lambda_weight", "reg.lambda_act", "reg.ramp.act"}
+    assert [r.row.settings["reg.ramp.act"] for r in table.results] == [NO_EFFECT, "constant", "cosine"]
+
+
+def test_lambda_is_picked_on_validation_and_the_test_set_chooses_nothing(tmp_path):
+    for strength, val, test in ((0.1, 0.8, 0.70), (1.0, 0.9, 0.60), (10.0, 0.7, 0.99)):
+        for seed in (1, 2):
+            write_run(tmp_path / "s", {"reg.lambda_act": strength, "seed": seed}, result=accuracy(test, val))
+    (table,) = judged(tmp_path / "s")
+    assert [r.row.lambdas[1] for r in table.results if r.picked] == [1.0]
+    assert table.picks[0].result.test.mean == pytest.approx(0.6) and table.picks[0].candidates == 3
+
+
+def test_each_setting_picks_its_own_lambda_among_complete_rows(tmp_path):
+    sweep = tmp_path / "s"
+    for frozen, strength, val in ((False, 0.1, 0.8), (False, 1.0, 0.7), (True, 0.1, 0.5), (True, 1.0, 0.6)):
+        changes = {"schedule.freeze_alpha": frozen, "reg.lambda_act": strength}
+        for seed in (1, 2):
+            write_run(sweep, changes | {"seed": seed}, result=accuracy(0.5, val))
+    write_run(sweep, {"reg.lambda_act": 10.0, "seed": 1}, result=accuracy(0.5, 0.99))
+    (table,) = judged(sweep)
+    picked = {(r.row.settings["schedule.freeze_alpha"], r.row.lambdas[1]) for r in table.results if r.picked}
+    assert picked == {(False, 0.1), (True, 1.0)}
+    assert [pick.incomplete for pick in table.picks if pick.setting["schedule.freeze_alpha"] is False] == [1]
+
+
+def test_no_lambda_is_picked_without_a_validation_split(tmp_path):
+    for strength in (0.1, 1.0):
+        write_run(tmp_path / "s", {"reg.lambda_act": strength}, result={"val_accuracy": None})
+    (table,) = judged(tmp_path / "s")
+    assert not table.picks and not any(r.picked for r in table.results)
+
+
+def test_one_pretrained_checkpoint_is_told(tmp_path):
+    """And runs that begin at other checkpoints are other rows, but for a checkpoint of each seed."""
+    files = [str(tmp_path / name) for name in ("one.pt", "two.pt")]
+    for number, file in enumerate(files):
+        (tmp_path / file).write_bytes(bytes([number]))
+    for seed, own in ((1, files[0]), (2, files[1])):
+        write_run(tmp_path / "shared", {"seed": seed, "pretrained": files[0]})
+        write_run(tmp_path / "shared", {"seed": seed})
+        write_run(tmp_path / "own", {"seed": seed, "pretrained": own})
+    (shared,), (own,) = judged(tmp_path / "shared"), judged(tmp_path / "own")
+    told = {r.row.settings["pretrained"]: any("leaves pre-training out" in n for n in r.notes) for r in shared.results}
+    assert told == {None: False, files[0]: True}
+    assert [(r.test.n, r.notes) for r in own.results] == [(2, ())]
+
+
+def test_other_code_or_data_is_another_cohort_and_never_compared(tmp_path):
+    for seed in (1, 2):
+        write_run(tmp_path / "old", LSQ | {"seed": seed})
+        write_run(tmp_path / "new", {"seed": seed}, result={"code": "c0de2"})
+        write_run(tmp_path / "new", {"seed": seed, "bits": 4}, result={"data": "cifar10-1"})
+    tables = judged(tmp_path / "old", tmp_path / "new")
+    assert [(t.cohort.code, t.cohort.data) for t in tables] == [
+        ("c0de000000000001", "digits-1"), ("c0de2", "digits-1"), ("c0de000000000001", "cifar10-1"),
+    ]  # fmt: skip
+    assert all(r.gap_lsq is None for t in tables for r in t.results)
+
+
+def test_a_run_of_two_sweeps_counts_once(tmp_path):
+    write_run(tmp_path / "a", {}, result=accuracy(0.5))
+    write_run(tmp_path / "b", {}, result=accuracy(0.5))
+    runs, notices = read_sweeps([tmp_path / "a", tmp_path / "b"])
+    assert len(runs) == 1 and "counted once" in notices[0]
+
+
+def test_equal_configuration_and_seed_counts_once(tmp_path):
+    write_run(tmp_path / "a", {}, result=accuracy(0.5))
+    write_run(tmp_path / "a", {"threads": 2}, result=accuracy(0.5), name="again")
+    (table,) = judged(tmp_path / "a")
+    assert table.results[0].test.n == 1 and any("not counted twice" in note for note in table.results[0].notes)
+
+
+def test_unfinished_runs_stand_in_their_rows_and_in_no_average(tmp_path):
+    sweep = tmp_path / "s"
+    write_sweep(sweep, [{"seed": 1}, {"seed": 2}], result=accuracy(0.5))
+    write_run(sweep, {"seed": 3}, state="failed")
+    write_run(sweep, {"seed": 4}, state="stopped")
+    add_to_manifest(sweep, "s", "c", [{"name": "to-come", "overrides": ["seed=5"], "epochs": 5, "stages": []}])
+    (table,) = judged(sweep)
+    (result,) = table.results
+    assert result.test.n == 2 and result.row.seeds == (1, 2, 3, 4, 5)
+    assert result.notes == ("seed 3: failed (no memory left)", "seed 4: stopped", "seed 5: missing")
+    assert not table.picks, "a row with seeds to come is not picked"
