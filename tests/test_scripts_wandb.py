@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -40,11 +42,12 @@ def grid(parameters: dict) -> list[dict]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def config(overrides: list[str]) -> dict:
+@functools.cache
+def config(*overrides: str) -> dict:
     register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return checked(compose("config", overrides=overrides), overrides)
+        return checked(compose("config", overrides=list(overrides)), overrides)
 
 
 def value(config: dict, key: str):
@@ -62,7 +65,7 @@ def test_what_an_agent_calls_is_what_hydra_takes(path):
     for point in points[:: len(seeds)]:
         command = agents_command(sweep, point)
         assert command[:4] == ["/usr/bin/env", "python", "-m", "brsweep.train"]
-        composed = config(command[4:])
+        composed = config(*command[4:])
         assert composed["sweep_name"] == path.stem == sweep["name"]
         for key, wanted in point.items():
             if key == "quant":
@@ -91,14 +94,12 @@ def test_each_preset_has_a_file_for_the_same_runs_or_a_reason(preset):
     wanted = [{**point, **row} for point in grid(params) for row in plan.get("rows") or [{}]]
     sweep = yaml.safe_load(path.read_text())
     assert plan["params"]["seed"] == sweep["parameters"]["seed"]["values"]
-    given = [agents_command(sweep, point)[4:] for point in grid(sweep["parameters"] | {"seed": {"value": 42}})]
-    assert settings(given) == settings([[f"{k}={_word(v)}" for k, v in point.items()] for point in wanted])
+    given = [config(*agents_command(sweep, point)[4:]) for point in grid(sweep["parameters"] | {"seed": {"value": 42}})]
+    assert {tuple(value(job, key) for key in SETTINGS) for job in given} == {settings(point) for point in wanted}
 
 
-def settings(jobs: list[list[str]]) -> set[tuple]:
-    composed = [config(overrides) for overrides in jobs]
-    return {tuple(value(job, key) for key in SETTINGS) for job in composed}
-
-
-def _word(setting) -> str:
-    return "null" if setting is None else str(setting)
+def settings(point: dict) -> tuple:
+    """What the default run has at the point's settings, by name."""
+    bits = re.fullmatch(r"w(\d)a(\d)", point.get("quant", "w2a2")).groups()
+    named = dict(zip(("quant.weight_bits", "quant.act_bits"), map(int, bits), strict=True)) | point
+    return tuple(named.get(key, value(config("seed=42"), key)) for key in SETTINGS)
