@@ -200,6 +200,7 @@ def test_hostile_names_are_text(tmp_path):
     assert "alert(1)" in text and "<script>alert" not in text
 
 
+@pytest.mark.slow
 def test_a_thousand_runs(tmp_path):
     """Written once and linked, so that it costs seconds; all in the table, all in the page."""
     first = write_run(tmp_path / "s", {"seed": 0}, name="run-0")
