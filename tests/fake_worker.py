@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from brsweep.sweep.worker import _first_line, _follow_launcher
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it
     task = json.loads(_first_line(0))
     threading.Thread(target=_follow_launcher, daemon=True).start()
     config, upto = task["config"], task["upto"]
