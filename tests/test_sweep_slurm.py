@@ -116,7 +116,7 @@ def test_what_sbatch_is_told(slurm, tmp_path):
         ]
     ]  # fmt: skip
     script = (slurm.folder / "script-1").read_text()
-    assert "\n# setup\nmodule load cuda\nexport A='b c'\n" in script
+    assert "\n# setup\nexport OMP_NUM_THREADS=8\nmodule load cuda\nexport A='b c'\n" in script
     assert f"srun --unbuffered --output {log.replace('_0_', '_%t_')} --cpus-per-task=8 {sys.executable} -u" in script
 
 

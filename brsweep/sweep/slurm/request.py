@@ -30,8 +30,11 @@ class Request:
         """For submitit's `SlurmExecutor.update_parameters`. after: the job that has to end well first.
 
         A job whose parent fails leaves the queue at once. It may be requeued, since it goes on from its checkpoint.
-        srun has not taken the CPUs of a job from sbatch since SLURM 22.05, so it is told.
+        srun has not taken the CPUs of a job from sbatch since SLURM 22.05, so it is told; and so are the training's
+        threads, since not every site binds a job to its CPUs.
         """
+        cpus = self.cpus_per_task
+        threads = [] if cpus is None else [f"export OMP_NUM_THREADS={cpus}"]
         asked = {
             "job_name": job_name,
             "partition": self.partition,
@@ -40,15 +43,15 @@ class Request:
             "constraint": self.constraint,
             "gres": self.gres,
             "gpus_per_node": self.gpus_per_node,
-            "cpus_per_task": self.cpus_per_task,
+            "cpus_per_task": cpus,
             "mem": None if self.mem_gb is None else f"{round(self.mem_gb * 1024)}M",
             "time": self.timeout_min,
             "signal_delay_s": self.signal_delay_s,
             "array_parallelism": self.array_parallelism,
             "stderr_to_stdout": True,
             "dependency": None if after is None else f"afterok:{after}",
-            "setup": list(self.setup) or None,
-            "srun_args": None if self.cpus_per_task is None else [f"--cpus-per-task={self.cpus_per_task}"],
+            "setup": [*threads, *self.setup] or None,
+            "srun_args": None if cpus is None else [f"--cpus-per-task={cpus}"],
             "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"} | dict(self.additional_parameters),
         }
         return {key: value for key, value in asked.items() if value is not None}
