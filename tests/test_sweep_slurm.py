@@ -417,6 +417,7 @@ def test_to_stop_waiting_leaves_the_jobs(slurm, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("brsweep.sweep.slurm.watch.time.sleep", interrupt)
     answer = call(monkeypatch, capsys, *SWEEP, "hydra/launcher=slurm")
     assert answer.code == 130 and "detached: the jobs go on" in answer.out
+    assert "scancel --name=brsweep-s ends them" in answer.out
     assert not (slurm.folder / "cancelled").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.system
 
 SWEEP = (
     "--multirun", "model=tiny", "data=synthetic", "logger=none", "threads=1", "device=cpu", "schedule.float_epochs=2",
-    "schedule.warmup_epochs=2", "schedule.qat_epochs=60", "reg.lambda_act=0,1,10", "sweep_name=cluster",
+    "schedule.warmup_epochs=2", "schedule.qat_epochs=40", "reg.lambda_act=0,1,10", "sweep_name=cluster",
 )  # fmt: skip
 COMMAND = (sys.executable, "-m", "brsweep.train", *SWEEP)
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.timeout_min=20", "hydra.launcher.cpus_per_task=1")
@@ -85,9 +86,9 @@ def test_killed_requeued_and_out_of_time_then_repaired(slurm_up, undisturbed, tm
 def _disturb(cluster, sweep: Path) -> list[str]:
     """Kill one run in its training, requeue another, tell a third that its time is up; their names."""
     acts = [
-        lambda job: cluster.call("scancel", "--signal=KILL", job),
-        lambda job: cluster.call("scontrol", "requeue", job),
-        lambda job: cluster.call("scancel", "--signal=USR2", job),
+        lambda name, job: os.kill(_process(cluster, sweep / name), signal.SIGKILL),
+        lambda name, job: cluster.call("scontrol", "requeue", job),
+        lambda name, job: cluster.call("scancel", "--signal=USR2", job),
     ]
     done: list[str] = []
     deadline = time.monotonic() + PATIENCE_S
@@ -97,6 +98,13 @@ def _disturb(cluster, sweep: Path) -> list[str]:
         for metrics in sweep.glob("*/metrics.jsonl"):
             name = metrics.parent.name
             if acts and name not in done and len(metrics.read_bytes().splitlines()) > SHARED + 3:
-                acts.pop(0)(json.loads((sweep / "slurm.json").read_text())["jobs"][name])
+                acts.pop(0)(name, json.loads((sweep / "slurm.json").read_text())["jobs"][name])
                 done.append(name)
     return done
+
+
+def _process(cluster, run: Path) -> int:
+    """The process that trains the run, as SLURM knows it: the first task of the job's first step."""
+    job = json.loads((run / "environment.json").read_text())["variables"]["SLURM_JOB_ID"]
+    rows = [line.split() for line in cluster.call("scontrol", "listpids", job).splitlines()]
+    return next(int(pid) for pid, _, step, local, _ in rows if (step, local) == ("0", "0"))

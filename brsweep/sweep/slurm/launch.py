@@ -11,7 +11,7 @@ from brsweep.sweep.screen import screen
 from brsweep.sweep.slurm import queue
 from brsweep.sweep.slurm.arrays import arrays
 from brsweep.sweep.slurm.request import Request
-from brsweep.sweep.slurm.submit import check_installed, submit
+from brsweep.sweep.slurm.submit import check_installed, job_name, submit
 from brsweep.sweep.slurm.watch import Watch
 
 
@@ -49,7 +49,10 @@ def launch(
             return dict(plan.finished)
         outcomes = Watch(plan.path, plan.tasks, jobs, shown, shown.say, poll_s).run()
     except KeyboardInterrupt:
-        shown.say("detached: the jobs go on; the same command attaches to them again (scancel ends them)")
+        shown.say(
+            f"detached: the jobs go on, and the same command attaches to them again; "
+            f"scancel --name={job_name(plan.path)} ends them"
+        )
         raise
     finally:
         shown.close()
