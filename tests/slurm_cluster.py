@@ -71,6 +71,7 @@ class Cluster:
     """env: what a process needs to speak to it."""
 
     env: dict[str, str]
+    accounting: bool
 
     def call(self, *command: str) -> str:
         """The command's output; raises where it fails."""
@@ -98,7 +99,7 @@ def one_node(folder: Path, accounting: bool) -> Iterator[Cluster]:
     for name in ("state", "spool"):
         (folder / name).mkdir()
     (folder / "slurm.conf").write_text(SLURM_CONF.format(accounting=storage, **about))
-    cluster = Cluster({"SLURM_CONF": str(folder / "slurm.conf")})
+    cluster = Cluster({"SLURM_CONF": str(folder / "slurm.conf")}, accounting)
     with ExitStack() as stack:
 
         def daemon(*command: str) -> None:

@@ -244,6 +244,13 @@ def test_a_job_that_left_the_queue_without_a_result_was_killed(slurm, tmp_path):
     }  # fmt: skip
 
 
+def test_accounts_that_do_not_know_of_its_end_say_nothing(slurm, tmp_path):
+    (slurm.folder / "accounts").write_text("RUNNING\n")
+    assert watch([task("a", None, tmp_path)], tmp_path, {}) == [
+        "failed a: killed: job job-a left the queue without a result"
+    ]
+
+
 def test_accounts_say_how_it_ended(slurm, tmp_path):
     (slurm.folder / "accounts").write_text("OUT_OF_MEMORY\n")
     assert watch([task("a", None, tmp_path)], tmp_path, {}) == [
@@ -439,3 +446,11 @@ def test_an_unknown_option_is_named(monkeypatch, capsys, tmp_path):
     assert answer.code == 1
     assert answer.err.startswith("error: hydra.launcher.partitoin: there is no such option; did you mean ")
     assert "hydra.launcher.partition?" in answer.err
+
+
+def test_an_unknown_launcher_lists_those_that_there_are(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    answer = call(monkeypatch, capsys, *SWEEP, "hydra/launcher=slrm")
+    assert answer.code == 1
+    assert answer.err.startswith("error: hydra/launcher=slrm: choose one of ")
+    assert answer.err.endswith("; did you mean slurm?\n") and "gpu_cluster" in answer.err

@@ -17,6 +17,8 @@ from commands import ROOT
 from slurm_cluster import one_node, why_not
 from small_runs import outcome
 
+from brsweep.sweep.slurm import queue
+
 pytestmark = pytest.mark.system
 
 SWEEP = (
@@ -55,7 +57,7 @@ def undisturbed(tmp_path_factory):
     return {path.parent.name: outcome(path.parent) for path in (folder / "runs" / "cluster").glob("*/result.json")}
 
 
-def test_killed_requeued_and_out_of_time_then_repaired(slurm_up, undisturbed, tmp_path):
+def test_killed_requeued_and_out_of_time_then_repaired(slurm_up, undisturbed, tmp_path, monkeypatch):
     sweep = tmp_path / "runs" / "cluster"
     env = {**os.environ, **slurm_up.env, "PYTHONPATH": str(ROOT)}
     command = [*COMMAND, *SLURM]
@@ -71,6 +73,8 @@ def test_killed_requeued_and_out_of_time_then_repaired(slurm_up, undisturbed, tm
     assert "submitted job 1: tasks 1\n" in said and "submitted job 2: tasks 3, after job 1\n" in said
     assert f"  failed {killed}: killed: job {jobs[killed]} ended as FAILED without a result" in said
     assert "3 runs; 2 finished, 1 failed" in said
+    monkeypatch.setenv("SLURM_CONF", slurm_up.env["SLURM_CONF"])
+    assert queue.state_in_accounts(jobs[killed]) == ("FAILED" if slurm_up.accounting else None)
     for name, restarts in ((killed, None), (requeued, "1"), (overdue, "1")):
         noted = json.loads((sweep / name / "environment.json").read_text())
         assert noted["variables"].get("SLURM_RESTART_COUNT") == restarts
@@ -81,6 +85,23 @@ def test_killed_requeued_and_out_of_time_then_repaired(slurm_up, undisturbed, tm
     for name in (killed, requeued, overdue):
         assert "br: goes on after epoch" in (sweep / name / "console.log").read_text(), name
         assert outcome(sweep / name) == undisturbed[name], name
+
+
+@pytest.mark.parametrize("slurm_up", [False], indirect=True, ids=["alone"])
+def test_a_stem_that_fails_takes_its_branches_along(slurm_up, tmp_path):
+    env = {**os.environ, **slurm_up.env, "PYTHONPATH": str(ROOT)}
+    command = [*COMMAND, *SLURM, "device=mps"]  # which no node has
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 1
+    assert done.stderr == "error: 3 runs of 3 not finished; the same command trains them\n"
+    assert "sweep runs/cluster: 3 runs; 0 finished, 3 cancelled\n" in done.stdout
+    (stem,) = json.loads((tmp_path / "runs" / "cluster" / "slurm.json").read_text())["jobs"].keys() - {
+        path.name for path in (tmp_path / "runs" / "cluster").iterdir()
+    }
+    assert f"  failed {stem}: RuntimeError: " in done.stdout
+    assert done.stdout.count(f": {stem} failed") == 6  # as it happens, and in the summary
+    states = slurm_up.call("squeue", "--noheader", "--array", "--states=all", "--format=%T").split()
+    assert sorted(states) == ["CANCELLED", "CANCELLED", "CANCELLED", "FAILED"]
 
 
 def _disturb(cluster, sweep: Path) -> list[str]:

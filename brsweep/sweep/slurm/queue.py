@@ -47,13 +47,13 @@ def squeue() -> dict[str, Job]:
 
 
 def state_in_accounts(job_id: str) -> str | None:
-    """The state of a job that squeue has forgotten; None where the site keeps no accounts."""
+    """How a job ended that squeue has forgotten; None where the site keeps no accounts, or they don't tell."""
     try:
         answer = _call("sacct", "--noheader", "--allocations", "--parsable2", "--format=State", f"--jobs={job_id}")
     except BrsweepError:
         return None
     words = answer.split()
-    return words[0] if words else None
+    return words[0] if words and words[0] in ENDED else None
 
 
 def largest_array() -> int:
