@@ -90,14 +90,15 @@ def test_killed_requeued_and_out_of_time_then_repaired(slurm_up, undisturbed, tm
 @pytest.mark.parametrize("slurm_up", [False], indirect=True, ids=["alone"])
 def test_a_stem_that_fails_takes_its_branches_along(slurm_up, tmp_path):
     env = {**os.environ, **slurm_up.env, "PYTHONPATH": str(ROOT)}
-    command = [*COMMAND, *SLURM, "device=mps"]  # which no node has
+    command = [*COMMAND, *SLURM, "device=cuda:99"]  # which no node has
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1
     assert done.stderr == "error: 3 runs of 3 not finished; the same command trains them\n"
     assert "sweep runs/cluster: 3 runs; 0 finished, 3 cancelled\n" in done.stdout
     jobs = json.loads((tmp_path / "runs" / "cluster" / "slurm.json").read_text())["jobs"]
     (stem,) = (name for name in jobs if name.startswith("stages/"))
-    assert f"  failed {stem}: RuntimeError: " in done.stdout
+    (failed,) = [line for line in done.stdout.splitlines() if line.startswith(f"  failed {stem}: ")]
+    assert (tmp_path / failed.rpartition("; log: ")[2]).is_file()
     assert done.stdout.count(f": {stem} failed") == 6  # as it happens, and in the summary
     states = slurm_up.call("squeue", "--noheader", "--array", "--states=all", "--format=%T").split()
     assert sorted(states) == ["CANCELLED", "CANCELLED", "CANCELLED", "FAILED"]
