@@ -408,7 +408,7 @@ def test_submit_leave_come_back_and_find_one_killed(slurm, monkeypatch, capsys, 
     again = call(monkeypatch, capsys, *command, "hydra.launcher.wait=false")
     assert again.code == 0 and "attached to jobs in the queue: 3" in again.out
     assert len(slurm.submitted()) == 2
-    monkeypatch.setattr("brsweep.sweep.slurm.watch.time.sleep", lambda s: slurm.queue({}))
+    monkeypatch.setattr("brsweep.sweep.slurm.watch.sleep", lambda s: slurm.queue({}))
     last = call(monkeypatch, capsys, *command)
     assert last.code == 1
     assert last.err == "error: 2 runs of 2 not finished; the same command trains them\n"
@@ -421,7 +421,7 @@ def test_to_stop_waiting_leaves_the_jobs(slurm, monkeypatch, capsys, tmp_path):
     def interrupt(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("brsweep.sweep.slurm.watch.time.sleep", interrupt)
+    monkeypatch.setattr("brsweep.sweep.slurm.watch.sleep", interrupt)
     answer = call(monkeypatch, capsys, *SWEEP, "hydra/launcher=slurm")
     assert answer.code == 130 and "detached: the jobs go on" in answer.out
     assert "scancel --name=brsweep-s ends them" in answer.out

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import sleep
 
 from brsweep.errors import BrsweepError
 from brsweep.sweep.launch import CANCELLED, FAILED, FINISHED, Outcome
@@ -51,7 +51,7 @@ class Watch:
                 self._follow(known)
             if len(self.outcomes) == len(self.tasks):
                 return [self.outcomes[task.name] for task in self.tasks]
-            time.sleep(self.poll_s)
+            sleep(self.poll_s)
 
     def _follow(self, known: Mapping[str, queue.Job]) -> None:
         running = []
