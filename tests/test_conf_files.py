@@ -8,6 +8,7 @@ import inspect
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from brsweep.config import schema
@@ -17,10 +18,12 @@ from brsweep.quant.lsq import LSQQuantizer
 from brsweep.regularizers.bin import BinRegularizer
 from brsweep.regularizers.br import BinRegularization
 from brsweep.stages.preflight import check_parts
+from brsweep.targets import locate
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir() and path.name != "hydra")
 FILES = sorted(path for path in CONF_DIR.rglob("*.yaml"))
 OPTIONS = [path for path in FILES if path.parent.name in GROUPS]
+LAUNCHERS = [path for path in FILES if path.parent.relative_to(CONF_DIR).as_posix() == "hydra/launcher"]
 EXPERIMENTS = [path for path in OPTIONS if path.parent.name == "experiment"]
 
 
@@ -32,12 +35,13 @@ def composed(*overrides: str):
 
 
 def test_no_file_goes_untested():
-    rest = [path for path in FILES if path not in OPTIONS]
+    rest = [path for path in FILES if path not in (*OPTIONS, *LAUNCHERS)]
     assert sorted(path.relative_to(CONF_DIR).as_posix() for path in rest) == [
         "config.yaml", "hydra/help/brsweep.yaml", "hydra/help/search.yaml", "search.yaml",
     ]  # fmt: skip
     assert len(OPTIONS) >= 39
     assert len(EXPERIMENTS) >= 2
+    assert len(LAUNCHERS) >= 1
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda p: f"{p.parent.name}={p.stem}")
@@ -47,6 +51,18 @@ def test_each_option_composes_and_its_parts_bind(path, tmp_path):
         overrides.append(f"data.root={tmp_path}")
     config = checked(composed(*overrides), overrides)
     check_parts(config)
+
+
+@pytest.mark.parametrize("path", LAUNCHERS, ids=lambda p: p.stem)
+def test_a_launchers_preset_gives_every_option_of_its_launcher(path):
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        launcher = compose("config", [f"hydra/launcher={path.stem}"], return_hydra_config=True).hydra.launcher
+    plain = OmegaConf.to_container(launcher, resolve=True, throw_on_missing=True)
+    target = locate("hydra/launcher", plain["_target_"])
+    assert issubclass(target, Launcher)
+    assert set(plain) == {field.name for field in dataclasses.fields(OmegaConf.get_type(launcher))}
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable
 
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
@@ -36,7 +37,7 @@ def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
 
 
 def known_keys(config_name: str) -> list[str]:
-    """Every dotted key and group that the configuration of that name has, its launcher's options among them."""
+    """Every dotted key and group that the configuration of that name has, the chosen launcher's options among them."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
@@ -44,8 +45,13 @@ def known_keys(config_name: str) -> list[str]:
     from brsweep.config.compose import CONF_DIR
 
     GlobalHydra.instance().clear()
+    chosen = [argument for argument in sys.argv[1:] if argument.startswith(("hydra/launcher=", "hydra/sweeper="))]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = OmegaConf.to_container(compose(config_name, return_hydra_config=True), resolve=False)
+        try:
+            composed = compose(config_name, chosen, return_hydra_config=True)
+        except MissingConfigException:  # the choice is what is wrong
+            composed = compose(config_name, return_hydra_config=True)
+    config = OmegaConf.to_container(composed, resolve=False)
     config["hydra"] = {name: config["hydra"][name] for name in ("launcher", "sweeper")}
     keys: list[str] = [folder.name for folder in CONF_DIR.iterdir() if folder.is_dir()]
 

@@ -24,12 +24,16 @@ QUANTIZER_CALLS = (
 """How the weights' and the activations' quantizers are made."""
 
 
-def check_parts(config: Mapping[str, Any]) -> None:
-    """Raise `BrsweepError` unless every target exists and takes its arguments, and device and kernels are there."""
-    device = find_device(config["device"])
-    kernels.use(config["kernels"])
-    if config["compile"] and device.type == "cpu":
-        _check_compiler()
+def check_parts(config: Mapping[str, Any], device: bool = True) -> None:
+    """Raise `BrsweepError` unless every target exists and takes its arguments, and device and kernels are there.
+
+    device: false leaves out device, kernels and compiler, for runs that will train on another machine.
+    """
+    if device:
+        found = find_device(config["device"])
+        kernels.use(config["kernels"])
+        if config["compile"] and found.type == "cpu":
+            _check_compiler()
     factory = targets.locate("model", config["model"][targets.TARGET])
     offered = {"in_channels": 3, "image_size": (32, 32)}  # of the data, where the factory's signature names them
     taken = {key: value for key, value in offered.items() if key in inspect.signature(factory).parameters}

@@ -151,8 +151,11 @@ def _finished(runs: Sequence[Run]) -> dict[str, Mapping[str, Any]]:
     return finished
 
 
-def check_grid(plan: SweepPlan) -> None:
-    """Raise `BrsweepError`, naming the point, unless every run's parts can be made. Imports torch."""
+def check_grid(plan: SweepPlan, device: bool = True) -> None:
+    """Raise `BrsweepError`, naming the point, unless every run's parts can be made. Imports torch.
+
+    device: whether the runs' devices and kernels have to be on this machine too.
+    """
     from brsweep.stages.preflight import check_parts
 
     seen = set()
@@ -162,7 +165,7 @@ def check_grid(plan: SweepPlan) -> None:
             continue
         seen.add(parts)
         try:
-            check_parts(run.config)
+            check_parts(run.config, device)
         except BrsweepError as error:
             raise BrsweepError(f"{error} (at {plan.words[run.name]}; nothing was started)") from None
 

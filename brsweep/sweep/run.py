@@ -94,7 +94,8 @@ def _recorded(folder: RunFolder) -> Iterator[Console]:
         folder.write_failure(str(error), CONSOLE)
         raise
     except Exception as error:
-        folder.write_failure(f"{type(error).__name__}: {error}", CONSOLE)
+        line = (str(error).strip().splitlines() or [""])[0]
+        folder.write_failure(f"{type(error).__name__}: {line}", CONSOLE)
         raise
     finally:
         console.close()

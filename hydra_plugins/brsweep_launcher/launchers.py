@@ -1,20 +1,12 @@
-"""Launchers of sweeps: `local`, one process per run on this machine.
+"""The launcher `local`: one process per run on this machine."""
 
-A launcher composes and checks the whole grid, plans what its runs share, and hands the tasks on; what the tasks are
-and how they are done is brsweep's and knows nothing of Hydra.
-"""
-
-import shlex
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+
+from hydra_plugins.brsweep_launcher._sweep_launcher import SweepLauncher
 
 
 @dataclass
@@ -37,27 +29,8 @@ class LocalConf:
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalConf, provider="brsweep")
 
 
-class LocalLauncher(Launcher):
-    def __init__(self, **options: Any) -> None:
-        self.options = options
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Do the runs of the grid. Raises `BrsweepError` where one of them is not finished in the end."""
-        from brsweep.config.grid import compose_points
-        from brsweep.sweep.launch import plan_sweep
+class LocalLauncher(SweepLauncher):
+    def do(self, plan: Any, command: str) -> Mapping[str, Any]:
         from brsweep.sweep.local import launch
 
-        points = compose_points(self.hydra_context.config_loader, self.config, job_overrides)
-        plan = plan_sweep(points)
-        command = f"python -m brsweep.train {shlex.join(sys.argv[1:])}"
-        results = launch(plan, command, **self.options)
-        return [_returned(point.overrides, results.get(name)) for point, name in zip(points, plan.names, strict=True)]
-
-
-def _returned(overrides: Sequence[str], result: Any) -> JobReturn:
-    """What a sweeper sees of a run: its validation accuracy, as from the task itself."""
-    value = None if result is None else result["val_accuracy"]
-    return JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED, _return_value=value)
+        return launch(plan, command, **self.options)

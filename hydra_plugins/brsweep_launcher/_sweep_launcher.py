@@ -1,0 +1,41 @@
+"""What brsweep's launchers have in common: they compose and check the whole grid, plan what its runs share, and hand
+the plan on; what the tasks are and how they are done is brsweep's and knows nothing of Hydra."""
+
+import shlex
+import sys
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class SweepLauncher(Launcher):
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Do the runs of the grid. Raises `BrsweepError` where one of them is not finished in the end."""
+        from brsweep.config.grid import compose_points
+        from brsweep.sweep.launch import plan_sweep
+
+        points = compose_points(self.hydra_context.config_loader, self.config, job_overrides)
+        plan = plan_sweep(points)
+        results = self.do(plan, f"python -m brsweep.train {shlex.join(sys.argv[1:])}")
+        return [_returned(point.overrides, results.get(name)) for point, name in zip(points, plan.names, strict=True)]
+
+    @abstractmethod
+    def do(self, plan: Any, command: str) -> Mapping[str, Any]:
+        """Do what the plan holds; the results by run name."""
+
+
+def _returned(overrides: Sequence[str], result: Any) -> JobReturn:
+    """What a sweeper sees of a run: its validation accuracy, as from the task itself."""
+    value = None if result is None else result["val_accuracy"]
+    return JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED, _return_value=value)
