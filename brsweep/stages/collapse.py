@@ -17,8 +17,8 @@ class CollapseWatch:
     Validation accuracy decides, or training accuracy without a validation split.
     """
 
-    def __init__(self, state: dict[str, Any], reporter: Any) -> None:
-        self._state, self._reporter = state, reporter
+    def __init__(self, state: dict[str, Any], reporter: Any, reg: Mapping[str, Any]) -> None:
+        self._state, self._reporter, self._reg = state, reporter, reg
         earlier = [record for record in state["history"] if record["stage"] != "br"]
         self._reference = _accuracy(earlier[-1]) if earlier else None
 
@@ -41,9 +41,15 @@ class CollapseWatch:
         worst = max(shares, key=lambda kind: shares[kind])
         return (
             f"{line}; lambda x penalty of the {worst} part is {shares[worst]:.3g} against a task loss of "
-            f"{record['task_loss']:.3g}; remedies: a lower reg.lambda_{worst}, reg.ramp.{worst}=cosine, "
-            f"reg.saturated.{worst}=ignore, a lower qat_optimizer.lr"
+            f"{record['task_loss']:.3g}; remedies: {', '.join(self._remedies(worst))}"
         )
+
+    def _remedies(self, kind: str) -> list[str]:
+        """Those that are not in force already, as far as the regularizer has them."""
+        tamed = {"ramp": "cosine", "saturated": "ignore"}
+        chosen = {name: self._reg[name][kind] for name in tamed if isinstance(self._reg.get(name), Mapping)}
+        options = [f"reg.{name}.{kind}={tamed[name]}" for name in chosen if chosen[name] != tamed[name]]
+        return [f"a lower reg.lambda_{kind}", *options, "a lower qat_optimizer.lr"]
 
 
 def _accuracy(record: Mapping[str, Any]) -> float:

@@ -150,7 +150,7 @@ def _train(training: InTraining, bench: Bench, run_name: str, reporter: Reporter
     kind = "float" if stage.name == FLOAT else "qat"
     epochs = stage.last if kind == "float" else schedule["qat_epochs"]
     span = Span(stage.name, stage.first, stage.last, epochs, schedule[f"{kind}_lr_warmup_epochs"])
-    watch = CollapseWatch(state, reporter) if stage.name == REGULARIZED else None
+    watch = CollapseWatch(state, reporter, config["reg"]) if stage.name == REGULARIZED else None
 
     def after_epoch(record: dict[str, Any]) -> None:
         record["trained_by"] = run_name
