@@ -37,6 +37,7 @@ def test_completion_offers_the_options_of_a_group(tmp_path):
     assert {"quant=w2a2", "quant=w2a4", "quant=w2a32"} <= set(answer.out.split())
 
 
+@pytest.mark.slow
 def test_multirun_shares_stages_and_answers_from_results(tmp_path):
     sweep = ("--multirun", *TINY, "reg.lambda_act=0,1", "sweep_name=grid")
     first = shell(tmp_path, *sweep)

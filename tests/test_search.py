@@ -112,6 +112,7 @@ def test_the_end_names_the_best_its_command_and_the_one_for_more_seeds(done, cap
     assert shlex.split(more)[-1] == "seed=4,5,6" and "seed=4 " not in more
 
 
+@pytest.mark.slow
 def test_killed_in_a_trials_last_stage_it_ends_as_if_it_was_not(done, tmp_path, capsys):
     """The second trial's third epoch is saved, and not yet reported, when the process dies."""
     small_searches.kill_at("brsweep.stages.run:save", 11, tmp_path=tmp_path)
@@ -228,6 +229,7 @@ def test_all_ends_come_up_in_the_undisturbed_search(undisturbed):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_again_and_again_it_ends_as_if_it_was_not(seed, undisturbed, tmp_path, pretended):
     """Each process dies at a random write to the study, often before it has gone on with the trial of the last one."""

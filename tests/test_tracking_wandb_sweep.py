@@ -47,6 +47,8 @@ RunReporter.epoch = dying
 train("reg.lambda_act=1")
 """
 
+pytestmark = pytest.mark.slow  # two runs with their pictures
+
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> Path:
