@@ -53,6 +53,7 @@ def chromium(tmp_path_factory):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER, env=os.environ | {"HOME": "/nonexistent"}))
+    driver.implicitly_wait(10)  # seconds for what a click or a key leads to
     yield driver
     driver.quit()
 

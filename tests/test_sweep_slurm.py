@@ -411,7 +411,7 @@ def test_submit_leave_come_back_and_find_one_killed(slurm, monkeypatch, capsys, 
     monkeypatch.setattr("brsweep.sweep.slurm.watch.sleep", lambda s: slurm.queue({}))
     last = call(monkeypatch, capsys, *command)
     assert last.code == 1
-    assert last.err == "error: 2 runs of 2 not finished; the same command trains them\n"
+    assert last.err == "error: 2 of 2 runs not finished; the same command goes on with them\n"
     assert "sweep runs/s: 2 runs; 0 finished, 2 cancelled" in last.out
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.system
 
 SWEEP = (
     "--multirun", "model=tiny", "data=synthetic", "logger=none", "threads=1", "device=cpu", "schedule.float_epochs=2",
-    "schedule.warmup_epochs=2", "schedule.qat_epochs=40", "reg.lambda_act=0,1,10", "sweep_name=cluster",
+    "schedule.warmup_epochs=2", "schedule.qat_epochs=300", "reg.lambda_act=0,1,10", "sweep_name=cluster",
 )  # fmt: skip
 COMMAND = (sys.executable, "-m", "brsweep.train", *SWEEP)
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.timeout_min=20", "hydra.launcher.cpus_per_task=1")
@@ -93,7 +93,7 @@ def test_a_stem_that_fails_takes_its_branches_along(slurm_up, tmp_path):
     command = [*COMMAND, *SLURM, "device=cuda:99"]  # which no node has
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1
-    assert done.stderr == "error: 3 runs of 3 not finished; the same command trains them\n"
+    assert done.stderr == "error: 3 of 3 runs not finished; the same command goes on with them\n"
     assert "sweep runs/cluster: 3 runs; 0 finished, 3 cancelled\n" in done.stdout
     jobs = json.loads((tmp_path / "runs" / "cluster" / "slurm.json").read_text())["jobs"]
     (stem,) = (name for name in jobs if name.startswith("stages/"))
