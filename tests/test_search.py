@@ -247,14 +247,13 @@ def test_killed_again_and_again_it_ends_as_if_it_was_not(seed, undisturbed, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [False, True])
-def test_killed_at_every_write(after, undisturbed, tmp_path, pretended):
+def test_killed_at_every_write(undisturbed, tmp_path, pretended):
     writes = 0
     while True:
         writes += 1
         place = tmp_path / str(writes)
         with pytest.MonkeyPatch.context() as patched:
-            dying(patched, writes, after)
+            dying(patched, writes, False)
             try:
                 small_searches.search(*LONGER, tmp_path=place)
                 break
