@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## the default run: digits, ResNet-20, W2A2, Bin Regularization
 	WANDB_MODE=offline $(BIN)/python -m brsweep.train
 
-test: $(READY)  ## the tests that need no system package; under three minutes on two cores
+test: $(READY)  ## the tests that need no system package
 	$(BIN)/python -m pytest -m "not slow and not system"
 
 test-all: $(READY)  ## those, and the slow and system ones, each skipped with its reason where it can't run
