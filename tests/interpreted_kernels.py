@@ -23,7 +23,7 @@ def triton():
     kernels.use("triton")
     yield
     kernels.use("auto")
-    kernels._fault.cache_clear()
+    kernels._forget()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -72,7 +72,7 @@ def test_auto_takes_it_only_where_it_agrees_with_the_reference(monkeypatch):
     monkeypatch.setitem(kernels._FASTEST, "cpu", "triton")
     monkeypatch.setattr(kernels, "_has_cuda", lambda: True)
     kernels.use("auto")
-    kernels._fault.cache_clear()
+    kernels._forget()
     assert kernels.chosen("cpu") == "triton" and kernels._implementation(torch.zeros(3)) is cuda
 
     def wrong(values, alpha, options: Options):
@@ -80,7 +80,7 @@ def test_auto_takes_it_only_where_it_agrees_with_the_reference(monkeypatch):
         return quantized, sums + (0.01 if options.sums != NO_SUMS else 0)
 
     monkeypatch.setattr(cuda, "forward", wrong)
-    kernels._fault.cache_clear()
+    kernels._forget()
     with pytest.warns(RuntimeWarning, match=r"triton does not work here, the slower reference is used: .*not the ref"):
         assert kernels.chosen("cpu") == "reference"
     assert kernels._implementation(torch.zeros(3)).__name__.endswith("reference")  # and no second warning

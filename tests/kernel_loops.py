@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ class Case:
     axis: int = 0
     sums: str = NO_SUMS
     sums_alpha_grad: float = 0.0
+    ceiling: float | None = None
 
 
 @dataclass
@@ -53,6 +55,8 @@ def slow(case: Case) -> Answer:
         for at in np.ndindex(values.shape):
             channel = at[case.axis] if per_channel else 0
             value, step = values[at], alphas[channel]
+            cut = case.ceiling is not None and (value <= 0 or math.inf > case.ceiling <= value)
+            value = min(max(value, 0.0), case.ceiling) if cut else value
             steps = own(value) / step
             code = steps if np.isnan(steps) else np.rint(min(max(steps, case.qn), case.qp))
             residual = value - code * np.float64(step)
@@ -65,6 +69,7 @@ def slow(case: Case) -> Answer:
                 sums[channel, :, k] += 1.0, residual, residual**2
                 if case.grad_sums is not None:
                     grad_values[at] += pulls[channel, 1, k] + 2 * residual * pulls[channel, 2, k]
+            grad_values[at] = 0.0 if cut else grad_values[at]
         for channel in range(len(alphas)):
             for k in range(bins):
                 n, total, _ = sums[channel, :, k]
@@ -83,7 +88,7 @@ def fast(case: Case) -> Answer:
     alpha = case.alpha.detach().clone().requires_grad_()
     quantized, sums = fake_quantize(
         values, alpha, case.qn, case.qp, grad_scale=case.grad_scale, axis=case.axis, sums=case.sums,
-        sums_alpha_grad=case.sums_alpha_grad,
+        sums_alpha_grad=case.sums_alpha_grad, ceiling=case.ceiling,
     )  # fmt: skip
     assert quantized.dtype == values.dtype and quantized.shape == values.shape
     outputs = [(quantized, case.grad_quantized), (sums, case.grad_sums)]

@@ -239,7 +239,7 @@ def test_without_numba_the_reference_serves(monkeypatch):
     monkeypatch.setitem(sys.modules, "brsweep.kernels.cpu", None)
     monkeypatch.delattr(kernels, "cpu")
     kernels.use("auto")
-    kernels._fault.cache_clear()
+    kernels._forget()
     try:
         with pytest.warns(RuntimeWarning, match="the slower reference is used"):
             assert kernels.chosen("cpu") == "reference"
@@ -248,7 +248,7 @@ def test_without_numba_the_reference_serves(monkeypatch):
         with pytest.raises(BrsweepError, match=r"kernels=numba: not available here \(.*\); choose one of"):
             kernels.use("numba")
     finally:
-        kernels._fault.cache_clear()
+        kernels._forget()
 
 
 SCRIPT = """

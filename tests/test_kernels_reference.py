@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_loops import Case, fast, random_case, slow
@@ -84,6 +85,40 @@ def test_one_step_size(dtype, bits, signed, sums):
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_one_step_size_per_channel(dtype, axis, bits, signed, sums):
     agree(random_case(axis, (4, 5, 3, 7), bits, signed, dtype=dtype, sums=sums, axis=axis, per_channel=True))
+
+
+@pytest.mark.parametrize("sums", [NO_SUMS, ALL_VALUES, INSIDE_VALUES])
+@pytest.mark.parametrize("ceiling", [0.8, math.inf])
+def test_a_relu_in_the_pass(dtype, ceiling, sums):
+    for bits, linear in itertools.product((1, 2, 4, 8), (True, False)):
+        drawn = random_case(bits, (3, 217), bits, False, dtype=dtype, sums=sums, linear=linear)
+        agree(dataclasses.replace(drawn, ceiling=ceiling))
+    agree(random_case(0, (5, 80), 2, True, dtype=dtype, sums=sums, per_channel=True, ceiling=ceiling))
+
+
+@pytest.mark.parametrize("sums", [NO_SUMS, ALL_VALUES, INSIDE_VALUES])
+@pytest.mark.parametrize("ceiling", [1.5, math.inf])
+@pytest.mark.parametrize("bits", [2, 8])
+def test_a_relu_in_the_pass_is_the_relu_before_it_to_the_bit(dtype, bits, ceiling, sums):
+    edges = [-math.inf, -1.0, -0.0, 0.0, 1e-30, 0.25, 1.4999, 1.5, 1.6, math.inf]
+    for extra in ([], [math.nan]):
+        drawn = random_case(bits, (2000,), bits, False, dtype=dtype, sums=sums)
+        values = torch.cat([drawn.values, torch.tensor(edges + extra, dtype=dtype)])
+        upstream = torch.cat([drawn.grad_quantized, torch.ones(len(edges + extra), dtype=dtype)])
+        answers = []
+        for fused in (True, False):
+            given, alpha = values.clone().requires_grad_(), drawn.alpha.clone().requires_grad_()
+            before = given if fused else F.relu(given) if ceiling == math.inf else F.hardtanh(given, 0.0, ceiling)
+            quantized, found = fake_quantize(
+                before, alpha, drawn.qn, drawn.qp, grad_scale=0.3, sums=sums, sums_alpha_grad=0.7,
+                ceiling=ceiling if fused else None,
+            )  # fmt: skip
+            outputs = [quantized] if sums == NO_SUMS else [quantized, found]
+            grads = torch.autograd.grad(outputs, (given, alpha), [upstream, drawn.grad_sums][: len(outputs)])
+            answers.append([*outputs, *grads])
+        for got, wanted in zip(*answers, strict=True):
+            assert torch.equal(got.nan_to_num(7.0), wanted.nan_to_num(7.0))
+            assert torch.equal(got.isnan(), wanted.isnan())
 
 
 def test_a_grid_that_is_no_power_of_two(dtype):

@@ -154,8 +154,8 @@ def test_the_registered_operator(sums):
 
         values = torch.randn(shape, requires_grad=True)
         alpha = (torch.rand(channels) + 0.3).requires_grad_()
-        given = (values, alpha, -2, 1, 0.3, axis, sums, 0.7)
-        torch.library.opcheck(compiled.fake_quantize, given)
+        for ceiling in (None, 0.9):
+            torch.library.opcheck(compiled.fake_quantize, (values, alpha, -2, 1, 0.3, axis, sums, 0.7, ceiling))
 
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants g++")

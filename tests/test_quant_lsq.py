@@ -15,7 +15,7 @@ from torch.nn.functional import mse_loss
 
 from brsweep.errors import BrsweepError
 from brsweep.kernels import ALPHA_FLOOR
-from brsweep.quant import LSQQuantizer
+from brsweep.quant import LSQQuantizer, QuantizedClippedReLU, Site, SumRequest, collect
 
 GRIDS = [(bits, signed) for bits in range(1, 9) for signed in (True, False) if (bits, signed) != (1, True)]
 ONE_ROUNDING = 2.0**-23  # relative: one float32 rounding
@@ -393,3 +393,32 @@ def test_codes_match_the_loop_where_division_has_to_be_rounded_correctly():
         quotient = (values.double() / alpha.double()).float()  # the correctly rounded float32 quotient
         codes = [code_of(q, 1.0, 0, 15) for q in quotient.tolist()]
         assert torch.equal(quantize(values), torch.tensor(codes) * alpha)
+
+
+class OwnForward(LSQQuantizer):
+    """A part of someone else's: it is called with the values alone, as its contract says."""
+
+    def forward(self, values):
+        assert not (values < 0).any()
+        return super().forward(values)
+
+
+@pytest.mark.parametrize("clip_value", [None, 1.0])
+def test_a_site_gives_the_same_bits_whether_its_relu_is_in_the_pass_or_before_it(clip_value):
+    images, upstream = torch.randn(2, 3, 40, 40), torch.randn(2, 3, 40, 40)
+    watched, own, plain = (
+        QuantizedClippedReLU(2, clip_value, quantizer=q) for q in (LSQQuantizer, OwnForward, LSQQuantizer)
+    )
+    received = []
+    watched.quantizer.register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
+    answers = []
+    for site in (watched, own, plain):
+        site.init_from(images)
+        given = images.clone().requires_grad_()
+        with collect([Site("here", "act", site.quantizer)], activations=SumRequest()) as seen:
+            quantized = site(given)
+        torch.autograd.backward((quantized, seen["here"].sums), (upstream, torch.ones_like(seen["here"].sums)))
+        answers.append((quantized, seen["here"].sums, given.grad, site.quantizer.alpha.grad))
+    assert torch.equal(received[0], images.clamp(0, clip_value))
+    for answer in answers[:2]:
+        assert all(torch.equal(one, other) for one, other in zip(answer, answers[2], strict=True))

@@ -18,6 +18,9 @@ With v the values, a the step size and r_i = v_i - code_i * a (the code is a con
 
 Sums of residuals, never of raw values: once the bins are sharp, raw sums of squares lose every digit in float32.
 
+A ReLU before the quantizer is part of the pass where `ceiling` asks for it: v = min(max(values, 0), ceiling), and what
+is cut off gets no gradient. An operator of its own would read and write every activation once more each way.
+
 Implementations share two functions, `forward(values, alpha, options)` and `backward(values, alpha, options,
 grad_quantized, grad_sums, wants_alpha)`, a file each; `function.py` puts autograd around them. `use` chooses one for
 the process:
@@ -30,6 +33,7 @@ the process:
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
@@ -39,6 +43,7 @@ from brsweep.errors import BrsweepError
 if TYPE_CHECKING:
     from types import ModuleType
 
+    import torch
     from torch import Tensor
 
 ALPHA_FLOOR = 2.0**-20
@@ -67,10 +72,17 @@ class Options(NamedTuple):
     axis: int
     sums: str
     sums_alpha_grad: float
+    ceiling: float | None = None
 
     @property
     def bins(self) -> int:
         return self.qp - self.qn + 1
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What values are cut to. NaN where they are not: every comparison with it is false."""
+        floor = math.nan if self.ceiling is None else 0.0
+        return floor, math.nan if self.ceiling in (None, math.inf) else self.ceiling
 
 
 def available() -> tuple[str, ...]:
@@ -122,15 +134,26 @@ def _has_cuda() -> bool:
 
 
 def _implementation(values: Tensor) -> ModuleType:
-    name = _choice if _choice != "auto" else _FASTEST.get(values.device.type, "reference")
+    return _fitting(_choice, values.device.type, values.dtype)
+
+
+@functools.cache
+def _fitting(choice: str, device_type: str, dtype: torch.dtype) -> ModuleType:
+    name = choice if choice != "auto" else _FASTEST.get(device_type, "reference")
     if name == "reference" or _fault(name) is not None:
         return import_module("brsweep.kernels.reference")
     module = import_module(f"brsweep.kernels.{_MODULES[name]}")
-    if module.takes(values):
+    if module.takes(device_type, dtype):
         return module
-    if _choice != "auto":
-        raise BrsweepError(f"kernels={name}: takes no {values.dtype} on {values.device}; set kernels=auto")
+    if choice != "auto":
+        raise BrsweepError(f"kernels={name}: takes no {dtype} on {device_type}; set kernels=auto")
     return import_module("brsweep.kernels.reference")
+
+
+def _forget() -> None:
+    """Find out anew what works here."""
+    _fault.cache_clear()
+    _fitting.cache_clear()
 
 
 def fake_quantize(
@@ -143,6 +166,7 @@ def fake_quantize(
     axis: int = 0,
     sums: str = NO_SUMS,
     sums_alpha_grad: float = 0.0,
+    ceiling: float | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Fake-quantize `values` on the grid qn..qp with step size `alpha`; see the module's head for the formulas.
 
@@ -152,12 +176,13 @@ def fake_quantize(
     sums: NO_SUMS; ALL_VALUES, values beyond the range count to the end bins; INSIDE_VALUES, those with v/a outside
         [qn, qp] are left out.
     sums_alpha_grad: what multiplies the gradient that reaches alpha through the sums; 0 keeps them apart.
+    ceiling: None takes the values as they are; a number puts a ReLU with this clip before, `math.inf` one without.
 
     Returns the fake-quantized values and the sums, float64, shape [3, bins] or [channels, 3, bins], rows COUNT, SUM
     and SQUARES, or None. NaN in a value gives NaN in the output and in the sums of the lowest bin; it never raises.
     """
     from brsweep.kernels import function
 
-    options = Options(qn, qp, grad_scale, axis, sums, sums_alpha_grad)
+    options = Options(qn, qp, grad_scale, axis, sums, sums_alpha_grad, ceiling)
     quantized, bin_sums = function.apply(values, alpha, options)
     return quantized, None if sums == NO_SUMS else bin_sums

@@ -16,15 +16,23 @@ from brsweep.kernels import NO_SUMS, Options, _implementation, function
 
 @torch.library.custom_op("brsweep::fake_quantize", mutates_args=())
 def fake_quantize(
-    values: Tensor, alpha: Tensor, qn: int, qp: int, grad_scale: float, axis: int, sums: str, sums_alpha_grad: float
+    values: Tensor,
+    alpha: Tensor,
+    qn: int,
+    qp: int,
+    grad_scale: float,
+    axis: int,
+    sums: str,
+    sums_alpha_grad: float,
+    ceiling: float | None,
 ) -> tuple[Tensor, Tensor]:
-    options = Options(qn, qp, grad_scale, axis, sums, sums_alpha_grad)
+    options = Options(qn, qp, grad_scale, axis, sums, sums_alpha_grad, ceiling)
     quantized, bin_sums = _implementation(values).forward(values, alpha, options)
     return _like(quantized, values), bin_sums
 
 
 @fake_quantize.register_fake
-def _(values, alpha, qn, qp, grad_scale, axis, sums, sums_alpha_grad):
+def _(values, alpha, qn, qp, grad_scale, axis, sums, sums_alpha_grad, ceiling):
     shape = (0,) if sums == NO_SUMS else (*alpha.shape, 3, qp - qn + 1)
     return torch.empty_like(values), alpha.new_empty(shape, dtype=torch.float64)
 
@@ -32,9 +40,9 @@ def _(values, alpha, qn, qp, grad_scale, axis, sums, sums_alpha_grad):
 @torch.library.custom_op("brsweep::fake_quantize_gradients", mutates_args=())
 def fake_quantize_gradients(
     values: Tensor, alpha: Tensor, grad_quantized: Tensor | None, grad_sums: Tensor | None, wants_alpha: bool,
-    qn: int, qp: int, grad_scale: float, axis: int, sums: str, sums_alpha_grad: float,
+    qn: int, qp: int, grad_scale: float, axis: int, sums: str, sums_alpha_grad: float, ceiling: float | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    options = Options(qn, qp, grad_scale, axis, sums, sums_alpha_grad)
+    options = Options(qn, qp, grad_scale, axis, sums, sums_alpha_grad, ceiling)
     backward = _implementation(values).backward
     grad_values, slope = backward(values, alpha, options, grad_quantized, grad_sums, wants_alpha)
     return _like(grad_values, values), torch.zeros_like(alpha, dtype=torch.float64) if slope is None else slope

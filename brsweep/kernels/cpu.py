@@ -30,14 +30,14 @@ def fault() -> None:
     forward(torch.zeros(1), torch.ones(()), Options(0, 1, 1.0, 0, NO_SUMS, 0.0))
 
 
-def takes(values: Tensor) -> bool:
-    return values.device.type == "cpu" and values.dtype in DTYPES
+def takes(device_type: str, dtype: torch.dtype) -> bool:
+    return device_type == "cpu" and dtype in DTYPES
 
 
 def forward(values: Tensor, alpha: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     values, quantized = laid_out(values, alpha, options.axis)
     size, (rows, length) = values.numel(), _rows(values, alpha)
-    given = (_flat(values), _flat(quantized), length, _steps(alpha), options.qn, options.qp)
+    given = (_flat(values), _flat(quantized), length, _steps(alpha), _limits(options))
     if options.sums == NO_SUMS:
         walk(cpu_passes.quantize(DTYPES[values.dtype]), rows, size, *given)
         return quantized, torch.empty(0, dtype=torch.float64)
@@ -61,7 +61,8 @@ def backward(
     grad_quantized = laid_out_like(values, grad_quantized)
     (rows, length), dtype = _rows(values, alpha), DTYPES[values.dtype]
     slopes = np.zeros(rows)
-    given = (_flat(grad_quantized), _flat(values), _flat(grad_values), length, _steps(alpha), options.qn, options.qp)
+    flat = (_flat(grad_quantized), _flat(values), _flat(grad_values))
+    given = (*flat, length, _steps(alpha), _limits(options))
     if grad_sums is None:
         walk(cpu_passes.gradients(dtype), rows, values.numel(), *given, slopes)
     else:
@@ -86,6 +87,10 @@ def _tables(grad_sums: Tensor, bins: int) -> tuple[int, np.ndarray, np.ndarray]:
 def _flat(tensor: Tensor) -> np.ndarray:
     flat = tensor.as_strided((tensor.numel(),), (1,))
     return (flat.view(torch.uint16) if flat.dtype == torch.bfloat16 else flat).numpy()
+
+
+def _limits(options: Options) -> tuple[np.float32, ...]:
+    return tuple(map(np.float32, (options.qn, options.qp, *options.bounds)))
 
 
 def _rows(values: Tensor, alpha: Tensor) -> tuple[int, int]:

@@ -40,27 +40,39 @@ def _code(steps, qn, qp):
 
 
 @njit(**OPTIONS)
-def _bin(code, steps, qn, qp, low, high):
-    """Code to bin: NaN to the lowest, and what lies outside low..high to one more than the last."""
+def _bin(code, left_out, qn, qp):
+    """Code to bin: NaN to the lowest, and what is left out to one more than the last."""
     code = code if code > qn else qn
-    return np.int32((qp + ONE if (steps < low) | (steps > high) else code) - qn)
+    return np.int32((qp + ONE if left_out else code) - qn)
 
 
 @njit(**OPTIONS)
-def quantize_block(x, out, step, qn, qp):
-    for i in range(x.shape[0]):
-        out[i] = _code(x[i] / step, qn, qp) * step
+def _cut(value, floor, ceiling):
+    value = floor if value < floor else value
+    return ceiling if value > ceiling else value
 
 
 @njit(**OPTIONS)
-def bins_block(x, out, bins, residuals, step, qn, qp, low, high):
+def _is_cut(value, floor, ceiling):
+    """Whether a ReLU with this clip stops the gradient."""
+    return (value <= floor) | (value >= ceiling)
+
+
+@njit(**OPTIONS)
+def quantize_block(x, out, step, qn, qp, floor, ceiling):
     for i in range(x.shape[0]):
-        value = x[i]
+        out[i] = _code(_cut(x[i], floor, ceiling) / step, qn, qp) * step
+
+
+@njit(**OPTIONS)
+def bins_block(x, out, bins, residuals, step, qn, qp, floor, ceiling, low, high):
+    for i in range(x.shape[0]):
+        value = _cut(x[i], floor, ceiling)
         steps = value / step
         code = _code(steps, qn, qp)
         out[i] = code * step
         residuals[i] = fma(-code, step, value)
-        bins[i] = _bin(code, steps, qn, qp, low, high)
+        bins[i] = _bin(code, (steps < low) | (steps > high), qn, qp)
 
 
 @njit(**OPTIONS)
@@ -99,46 +111,48 @@ def sum_by_table(bins, residuals, table):
 
 
 @njit(**OPTIONS)
-def gradients_block(grad, x, out, step, qn, qp):
+def gradients_block(grad, x, out, step, qn, qp, floor, ceiling):
     """Straight-through gradient of the values; returns the sum that goes to the step size."""
     total = ZERO
     for i in range(x.shape[0]):
-        steps = x[i] / step
+        steps = _cut(x[i], floor, ceiling) / step
         code = _code(steps, qn, qp)
         inside = (steps > qn) & (steps < qp)
-        out[i] = grad[i] if inside else ZERO
+        out[i] = (ZERO if _is_cut(x[i], floor, ceiling) else grad[i]) if inside else ZERO
         total += grad[i] * (code - steps if inside else code)
     return total
 
 
 @njit(**OPTIONS)
-def gradients_and_bins_block(grad, x, out, bins, residuals, step, qn, qp, low, high):
+def gradients_and_bins_block(grad, x, out, bins, residuals, step, qn, qp, floor, ceiling, low, high):
     total = ZERO
     for i in range(x.shape[0]):
-        value = x[i]
+        value = _cut(x[i], floor, ceiling)
         steps = value / step
         code = _code(steps, qn, qp)
         inside = (steps > qn) & (steps < qp)
-        out[i] = grad[i] if inside else ZERO
+        out[i] = (ZERO if _is_cut(x[i], floor, ceiling) else grad[i]) if inside else ZERO
         total += grad[i] * (code - steps if inside else code)
-        residuals[i] = ZERO if (steps < low) | (steps > high) else fma(-code, step, value)  # infinity times 0 is NaN
-        bins[i] = _bin(code, steps, qn, qp, low, high)
+        left_out = (steps < low) | (steps > high) | _is_cut(x[i], floor, ceiling)
+        residuals[i] = ZERO if left_out else fma(-code, step, value)  # infinity times 0 is NaN
+        bins[i] = _bin(code, left_out, qn, qp)
     return total
 
 
 @njit(**OPTIONS)
-def gradients_and_pull_block(grad, x, out, step, qn, qp, low, high, linear, square):
+def gradients_and_pull_block(grad, x, out, step, qn, qp, floor, ceiling, low, high, linear, square):
     """The same with what the sums' gradients give to each value, linear[bin] + square[bin] * r, from tuples."""
     total = ZERO
     for i in range(x.shape[0]):
-        value = x[i]
+        value = _cut(x[i], floor, ceiling)
         steps = value / step
         code = _code(steps, qn, qp)
         inside = (steps > qn) & (steps < qp)
         total += grad[i] * (code - steps if inside else code)
         k = np.int32((code if code > qn else qn) - qn)
         pull = fma(select(square, k), fma(-code, step, value), select(linear, k))
-        out[i] = (grad[i] if inside else ZERO) + (ZERO if (steps < low) | (steps > high) else pull)
+        passed = (grad[i] if inside else ZERO) + (ZERO if (steps < low) | (steps > high) else pull)
+        out[i] = ZERO if _is_cut(x[i], floor, ceiling) else passed
     return total
 
 

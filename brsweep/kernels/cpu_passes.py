@@ -2,8 +2,8 @@
 
 A pass sees a tensor as rows of `length` values in the order of storage; row i takes its step size, and its tables of
 gradients, from entry i modulo their number. So per tensor (many rows, one step size) and per channel (a row each) are
-one loop. A call walks the rows first..last, and each row writes its own sums, so that a result does not depend on who
-walked which row.
+one loop. `limits` are qn, qp, and the floor and ceiling of a ReLU before it, NaN where there is none. A call walks the
+rows first..last, and each row writes its own sums, so that a result does not depend on who walked which row.
 
 A pass is compiled where it is first asked for, and kept in numba's cache. Each has one signature and a name of its own
 there, with a digest of this room's sources and the processor: numba itself looks neither at other files than the one
@@ -30,33 +30,35 @@ from brsweep.kernels import cpu_words
 from brsweep.kernels.cpu_blocks import BLOCK, FEW_BINS, OPTIONS, REPLICAS
 from brsweep.kernels.cpu_words import load, room, store
 
+INFINITE = np.float32(np.inf)
 
-def _quantize(values, out, length, steps, qn, qp, first, last):
+
+def _quantize(values, out, length, steps, limits, first, last):
     wide, ready = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    qn, qp = np.float32(qn), np.float32(qp)
+    qn, qp, floor, ceiling = limits
     for row in range(first, last):
         step, end = steps[row % steps.shape[0]], min((row + 1) * length, values.shape[0])
         for start in range(row * length, end, BLOCK):
             n = min(BLOCK, end - start)
             block = room(out, start, n, ready)
-            blocks.quantize_block(load(values, start, n, wide), block, step, qn, qp)
+            blocks.quantize_block(load(values, start, n, wide), block, step, qn, qp, floor, ceiling)
             store(out, start, block)
 
 
-def _quantize_and_sum(values, out, length, steps, qn, qp, inside_only, sums, first, last):
+def _quantize_and_sum(values, out, length, steps, limits, inside_only, sums, first, last):
     wide, ready = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     bins, residuals = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.float32)
-    count = qp - qn + 1
+    count = sums.shape[2]
     table = np.empty((REPLICAS, count + 1, 4))
-    low, high = np.float32(qn if inside_only else -np.inf), np.float32(qp if inside_only else np.inf)
-    qn, qp = np.float32(qn), np.float32(qp)
+    qn, qp, floor, ceiling = limits
+    low, high = (qn, qp) if inside_only else (-INFINITE, INFINITE)
     for row in range(first, last):
         step, end = steps[row % steps.shape[0]], min((row + 1) * length, values.shape[0])
         table[:] = 0
         for start in range(row * length, end, BLOCK):
             n = min(BLOCK, end - start)
             x, block = load(values, start, n, wide), room(out, start, n, ready)
-            blocks.bins_block(x, block, bins[:n], residuals[:n], step, qn, qp, low, high)
+            blocks.bins_block(x, block, bins[:n], residuals[:n], step, qn, qp, floor, ceiling, low, high)
             store(out, start, block)
             if count <= FEW_BINS:
                 blocks.sum_by_comparison(bins[:n], residuals[:n], sums[row])
@@ -68,23 +70,23 @@ def _quantize_and_sum(values, out, length, steps, qn, qp, inside_only, sums, fir
                     sums[row, i, k] = table[0, k, i] + table[1, k, i] + table[2, k, i] + table[3, k, i]
 
 
-def _gradients(grad, values, out, length, steps, qn, qp, slopes, first, last):
+def _gradients(grad, values, out, length, steps, limits, slopes, first, last):
     upstream, wide, ready = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    qn, qp = np.float32(qn), np.float32(qp)
+    qn, qp, floor, ceiling = limits
     for row in range(first, last):
         step, end = steps[row % steps.shape[0]], min((row + 1) * length, values.shape[0])
         for start in range(row * length, end, BLOCK):
             n = min(BLOCK, end - start)
             g, x, block = load(grad, start, n, upstream), load(values, start, n, wide), room(out, start, n, ready)
-            slopes[row] += blocks.gradients_block(g, x, block, step, qn, qp)
+            slopes[row] += blocks.gradients_block(g, x, block, step, qn, qp, floor, ceiling)
             store(out, start, block)
 
 
 def _gradients_with_selects(width, linear_width):
-    def passing(grad, values, out, length, steps, qn, qp, inside_only, linear, square, slopes, first, last):
+    def passing(grad, values, out, length, steps, limits, inside_only, linear, square, slopes, first, last):
         upstream, wide, ready = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-        low, high = np.float32(qn if inside_only else -np.inf), np.float32(qp if inside_only else np.inf)
-        qn, qp = np.float32(qn), np.float32(qp)
+        qn, qp, floor, ceiling = limits
+        low, high = (qn, qp) if inside_only else (-INFINITE, INFINITE)
         for row in range(first, last):
             step, end = steps[row % steps.shape[0]], min((row + 1) * length, values.shape[0])
             by_bin = to_fixed_tuple(square[row % steps.shape[0]], width)
@@ -92,17 +94,19 @@ def _gradients_with_selects(width, linear_width):
             for start in range(row * length, end, BLOCK):
                 n = min(BLOCK, end - start)
                 g, x, block = load(grad, start, n, upstream), load(values, start, n, wide), room(out, start, n, ready)
-                slopes[row] += blocks.gradients_and_pull_block(g, x, block, step, qn, qp, low, high, constant, by_bin)
+                slopes[row] += blocks.gradients_and_pull_block(
+                    g, x, block, step, qn, qp, floor, ceiling, low, high, constant, by_bin
+                )
                 store(out, start, block)
 
     return passing
 
 
-def _gradients_with_lookup(grad, values, out, length, steps, qn, qp, inside_only, linear, square, slopes, first, last):
+def _gradients_with_lookup(grad, values, out, length, steps, limits, inside_only, linear, square, slopes, first, last):
     upstream, wide, ready = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     bins, residuals, found = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    low, high = np.float32(qn if inside_only else -np.inf), np.float32(qp if inside_only else np.inf)
-    qn, qp = np.float32(qn), np.float32(qp)
+    qn, qp, floor, ceiling = limits
+    low, high = (qn, qp) if inside_only else (-INFINITE, INFINITE)
     for row in range(first, last):
         entry = row % steps.shape[0]
         step, end = steps[entry], min((row + 1) * length, values.shape[0])
@@ -110,25 +114,26 @@ def _gradients_with_lookup(grad, values, out, length, steps, qn, qp, inside_only
             n = min(BLOCK, end - start)
             g, x, block = load(grad, start, n, upstream), load(values, start, n, wide), room(out, start, n, ready)
             slopes[row] += blocks.gradients_and_bins_block(
-                g, x, block, bins[:n], residuals[:n], step, qn, qp, low, high
+                g, x, block, bins[:n], residuals[:n], step, qn, qp, floor, ceiling, low, high
             )
             blocks.pull_by_lookup(block, bins[:n], residuals[:n], linear[entry], square[entry], found[:n])
             store(out, start, block)
 
 
 ROW_RANGE = "int64, int64"
+LIMITS = "UniTuple(float32, 4)"
 
 
 @functools.cache
 def quantize(dtype: str):
-    """(values, out, length, steps, qn, qp, first, last); `dtype` is float32, or uint16 for the bits of bfloat16."""
-    return _compiled(_quantize, f"quantize_{dtype}", f"{dtype}[::1], {dtype}[::1], int64, float32[::1], int64, int64")
+    """(values, out, length, steps, limits, first, last); `dtype` is float32, or uint16 for the bits of bfloat16."""
+    return _compiled(_quantize, f"quantize_{dtype}", f"{dtype}[::1], {dtype}[::1], int64, float32[::1], {LIMITS}")
 
 
 @functools.cache
 def quantize_and_sum(dtype: str):
-    """(values, out, length, steps, qn, qp, inside_only, sums [rows, 3, bins], first, last)"""
-    given = f"{dtype}[::1], {dtype}[::1], int64, float32[::1], int64, int64, boolean, float64[:, :, ::1]"
+    """(values, out, length, steps, limits, inside_only, sums [rows, 3, bins], first, last)"""
+    given = f"{dtype}[::1], {dtype}[::1], int64, float32[::1], {LIMITS}, boolean, float64[:, :, ::1]"
     return _compiled(_quantize_and_sum, f"quantize_and_sum_{dtype}", given)
 
 
@@ -136,20 +141,20 @@ def quantize_and_sum(dtype: str):
 def gradients(dtype: str):
     """(grad, values, out, length, steps, qn, qp, slopes [rows], first, last); slopes is what goes to the step size."""
     flat = f"{dtype}[::1]"
-    given = f"{flat}, {flat}, {flat}, int64, float32[::1], int64, int64, float64[::1]"
+    given = f"{flat}, {flat}, {flat}, int64, float32[::1], {LIMITS}, float64[::1]"
     return _compiled(_gradients, f"gradients_{dtype}", given)
 
 
 @functools.cache
 def gradients_and_pull(dtype: str, width: int, linear_width: int):
-    """The same with inside_only, linear and square after qp: tables [entries, width] of what each bin gives.
+    """The same with inside_only, linear and square after limits: tables [entries, width] of what each bin gives.
 
     width: up to FEW_BINS a power of two, no less than the number of bins; else 0: the tables have one entry more than
     there are bins, 0, for the values that are left out. linear_width: 1 where `linear` is zero, else like width.
     """
     flat = f"{dtype}[::1]"
     table = "float32[:, ::1]"
-    given = f"{flat}, {flat}, {flat}, int64, float32[::1], int64, int64, boolean, {table}, {table}, float64[::1]"
+    given = f"{flat}, {flat}, {flat}, int64, float32[::1], {LIMITS}, boolean, {table}, {table}, float64[::1]"
     if not width:
         return _compiled(_gradients_with_lookup, f"gradients_with_lookup_{dtype}", given)
     passing = _gradients_with_selects(width, linear_width)

@@ -46,8 +46,8 @@ def fault() -> str | None:
     return None
 
 
-def takes(values: Tensor) -> bool:
-    return values.device.type == ("cpu" if _interpreted() else "cuda") and values.dtype in DTYPES
+def takes(device_type: str, dtype: torch.dtype) -> bool:
+    return device_type == ("cpu" if _interpreted() else "cuda") and dtype in DTYPES
 
 
 def forward(values: Tensor, alpha: Tensor, options: Options) -> tuple[Tensor, Tensor]:
@@ -59,7 +59,7 @@ def forward(values: Tensor, alpha: Tensor, options: Options) -> tuple[Tensor, Te
     by_program = values.new_zeros((rows, programs, 3, width), dtype=torch.float64) if with_sums else values
     with torch.cuda.device_of(values):
         cuda_passes.quantize[programs, rows](
-            values, quantized, _steps(alpha), by_program, length, tiles,
+            values, quantized, _steps(alpha), by_program, length, tiles, *options.bounds,
             QN=options.qn, QP=options.qp, SUMS=with_sums, INSIDE_ONLY=options.sums == INSIDE_VALUES,
             BINS=width, TILE=tile,
         )  # fmt: skip
@@ -87,6 +87,7 @@ def backward(
     with torch.cuda.device_of(values):
         cuda_passes.gradients[programs, rows](
             grad_quantized, values, grad_values, _steps(alpha), linear, square, slopes, length, tiles,
+            *options.bounds,
             QN=options.qn, QP=options.qp, PULLED=pulled, INSIDE_ONLY=options.sums == INSIDE_VALUES, TILE=TILE,
         )  # fmt: skip
     return grad_values, slopes.sum(1).view(alpha.shape)

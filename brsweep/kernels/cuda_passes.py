@@ -1,7 +1,8 @@
 """The Triton kernels of the CUDA implementation: one walk over the tensor forward, one backward.
 
 Program (p, row) walks `tiles` tiles of a row of `length` values in the order of storage; each row has a step size and
-tables of gradients of its own. What keeps the answers those of the reference:
+tables of gradients of its own. `floor` and `ceiling` are those of a ReLU before it, NaN where there is none. What keeps
+the answers those of the reference:
 
     codes       come from `div_rn`, which rounds correctly; the plain division of a GPU does not
     rounding    to even, by adding and taking away 1.5 * 2^23, exact for codes; only the sign of a zero differs
@@ -20,6 +21,12 @@ ROUNDER = tl.constexpr(12582912.0)
 
 
 @triton.jit
+def _cut(value, floor, ceiling):
+    value = tl.where(value < floor, floor, value)
+    return tl.where(value > ceiling, ceiling, value)
+
+
+@triton.jit
 def _code(steps, QN: tl.constexpr, QP: tl.constexpr):
     clamped = tl.where(steps < QN, QN * 1.0, steps)
     clamped = tl.where(clamped > QP, QP * 1.0, clamped)
@@ -33,7 +40,7 @@ def _bin(code, QN: tl.constexpr):
 
 @triton.jit
 def quantize(
-    values, out, steps, by_program, length, tiles,
+    values, out, steps, by_program, length, tiles, floor, ceiling,
     QN: tl.constexpr, QP: tl.constexpr, SUMS: tl.constexpr, INSIDE_ONLY: tl.constexpr,
     BINS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -45,7 +52,7 @@ def quantize(
     for tile in range(tiles):
         place = (program.to(tl.int64) * tiles + tile) * TILE + tl.arange(0, TILE)
         present = place < length
-        value = tl.load(values + row * length + place, mask=present, other=0.0).to(tl.float32)
+        value = _cut(tl.load(values + row * length + place, mask=present, other=0.0).to(tl.float32), floor, ceiling)
         quotient = tl.div_rn(value, step)
         code = _code(quotient, QN, QP)
         tl.store(out + row * length + place, (code * step).to(out.dtype.element_ty), mask=present)
@@ -66,7 +73,7 @@ def quantize(
 
 @triton.jit
 def gradients(
-    grad, values, out, steps, linear, square, slopes, length, tiles,
+    grad, values, out, steps, linear, square, slopes, length, tiles, floor, ceiling,
     QN: tl.constexpr, QP: tl.constexpr, PULLED: tl.constexpr, INSIDE_ONLY: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Writes the values' gradient to `out` and each program's share of the step size's to slopes [rows, programs].
@@ -79,7 +86,8 @@ def gradients(
     for tile in range(tiles):
         place = (program.to(tl.int64) * tiles + tile) * TILE + tl.arange(0, TILE)
         present = place < length
-        value = tl.load(values + row * length + place, mask=present, other=0.0).to(tl.float32)
+        given = tl.load(values + row * length + place, mask=present, other=0.0).to(tl.float32)
+        value = _cut(given, floor, ceiling)
         upstream = tl.load(grad + row * length + place, mask=present, other=0.0).to(tl.float32)
         quotient = tl.div_rn(value, step)
         code = _code(quotient, QN, QP)
@@ -92,5 +100,6 @@ def gradients(
             if INSIDE_ONLY:
                 pull = tl.where((quotient < QN) | (quotient > QP), 0.0, pull)
             passed += pull
+        passed = tl.where((given <= floor) | (given >= ceiling), 0.0, passed)
         tl.store(out + row * length + place, passed.to(out.dtype.element_ty), mask=present)
     tl.store(slopes + row * tl.num_programs(0) + program + tl.arange(0, 1), slope)

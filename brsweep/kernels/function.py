@@ -6,6 +6,7 @@ without sums, whatever the number of bins.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -24,10 +25,17 @@ def apply(values: Tensor, alpha: Tensor, options: Options) -> tuple[Tensor, Tens
     return FakeQuantize.apply(values, alpha, options, _implementation(values))
 
 
+def _with_signature(forward: Callable) -> Callable:
+    """Where there is a `setup_context`, torch asks for the signature of `forward` at each call; this keeps it ready."""
+    forward.__signature__ = inspect.signature(forward)
+    return forward
+
+
 class FakeQuantize(torch.autograd.Function):
     """A plain Function: in eager mode a registered operator would add some 25 microseconds to each call."""
 
     @staticmethod
+    @_with_signature
     def forward(values, alpha, options, implementation):
         return implementation.forward(values.detach(), alpha.detach(), options)
 

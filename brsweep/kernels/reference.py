@@ -19,7 +19,7 @@ def fault() -> None:
 def forward(values: Tensor, alpha: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """Fake-quantized values, and the sums, float64 [3, bins] or [channels, 3, bins]; empty for NO_SUMS."""
     qn, qp = options.qn, options.qp
-    wide = _wide(values)
+    wide = _cut(_wide(values), options)
     step = _step(alpha, wide, options.axis)
     steps = wide / step
     code = steps.clamp(qn, qp).round_()
@@ -44,7 +44,7 @@ def backward(
 
     One of the two gradients that come in may be None.
     """
-    wide = _wide(values)
+    wide = _cut(_wide(values), options)
     step = _step(alpha, wide, options.axis)
     steps = wide / step
     code = steps.clamp(options.qn, options.qp).round_()
@@ -58,6 +58,9 @@ def backward(
     if grad_sums is not None:
         pull = _pull(options, wide, step, steps, code, grad_sums, alpha)
         grad_values = pull if grad_values is None else grad_values.add_(pull)
+    if options.ceiling is not None:
+        floor, ceiling = options.bounds
+        grad_values.masked_fill_((wide <= floor) | (wide >= ceiling), 0)
     return grad_values.to(values.dtype), slope
 
 
@@ -75,6 +78,10 @@ def _pull(options, wide, step, steps, code, grad_sums, alpha):
 
 def _wide(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
+def _cut(values: Tensor, options: Options) -> Tensor:
+    return values if options.ceiling is None else values.clamp(0, options.ceiling)
 
 
 def _along(per_channel: Tensor, values: Tensor, axis: int) -> Tensor:

@@ -6,6 +6,7 @@ module here stands where one of torch's stood, so `forward` calls its argument `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch.nn.functional as F
@@ -37,6 +38,9 @@ class QuantizedClippedReLU(ClippedReLU):
     """ReLU, optional clip (None, 6.0, 1.0), then an unsigned quantizer: one activation site.
 
     Its step size starts from `init_from(values)`, where the values are those before the ReLU, or from `calibrate`.
+
+    LSQ's own quantizer takes the ReLU into its pass. Hooks on a quantizer are to see what it quantizes: where there are
+    any, and before a quantizer with a `forward` of its own, the ReLU is an operator of its own. The bits are the same.
     """
 
     def __init__(
@@ -49,7 +53,14 @@ class QuantizedClippedReLU(ClippedReLU):
         self.quantizer.init_from(super().forward(values))
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.quantizer(super().forward(input))
+        quantizer = self.quantizer
+        if type(quantizer).forward is LSQQuantizer.forward and not _is_watched(quantizer):
+            return quantizer(input, ceiling=math.inf if self.clip_value is None else self.clip_value)
+        return quantizer(super().forward(input))
+
+
+def _is_watched(module: nn.Module) -> bool:
+    return bool(module._forward_pre_hooks or module._forward_hooks)
 
 
 class _QuantWeight:

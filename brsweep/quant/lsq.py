@@ -87,7 +87,8 @@ class LSQQuantizer(nn.Module):
             n //= values.shape[self.axis]
         return 1.0 / math.sqrt(max(n, 1) * self.grid.qp)
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, values: Tensor, ceiling: float | None = None) -> Tensor:
+        """ceiling: a ReLU with this clip (`math.inf`: with none) before, in the same pass."""
         if not self.initialised:
             raise BrsweepError(
                 "LSQQuantizer: alpha has no value yet; call init_from(values), or calibrate(model, batches) for a "
@@ -103,6 +104,7 @@ class LSQQuantizer(nn.Module):
             axis=self.axis,
             sums=tap.request.sums if tap else NO_SUMS,
             sums_alpha_grad=tap.request.alpha_factor(scale) if tap else 0.0,
+            ceiling=ceiling,
         )
         if tap:
             tap.add(self, sums)
