@@ -9,7 +9,7 @@ medians over the rounds. Its interval is the 95 % bootstrap over rounds. A singl
     textbook ...               as usually written: eager operators, a loop over the bins with masks (`textbook.py`)
     Brevitas, torchao LSQ      their quantizers in the same network, where installed (`rivals.py`)
 
-Images are random: a step's time does not depend on them. Memory is what autograd keeps for the backward. `--markdown`
+The process keeps freed memory, as training does. Images are random: a step's time does not depend on them. Memory is what autograd keeps for the backward. `--markdown`
 writes the tables between the marks that a page has for this network, `--figure` draws the ratios.
 """
 
@@ -32,6 +32,7 @@ from brsweep.data.table import ImageTable
 from brsweep.models import resnet
 from brsweep.quant import LSQQuantizer, calibrate, quantize_model
 from brsweep.regularizers import BinRegularization
+from brsweep.training.allocator import keep_freed_memory
 from brsweep.training.optim import build_optimizer
 from brsweep.training.step import Learner, Totals, train_step
 
@@ -177,6 +178,7 @@ def main() -> None:
     if typed.from_json:
         result = json.loads(typed.from_json.read_text())
     else:
+        keep_freed_memory()
         bits = sorted(int(width) for width in typed.bits.split(","))
         result = report(typed.net, bits, typed.batch_size, typed.rounds, torch.device(typed.device), typed.compile)
     page = show.page(result)

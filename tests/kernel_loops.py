@@ -61,7 +61,7 @@ def slow(case: Case) -> Answer:
             code = steps if np.isnan(steps) else np.rint(min(max(steps, case.qn), case.qp))
             residual = value - code * np.float64(step)
             quantized[at] = code * np.float64(step)
-            inside = case.qn < steps < case.qp
+            inside = not (steps <= case.qn or steps >= case.qp)
             grad_values[at] = upstream[at] if inside else 0.0
             grad_alpha[channel] += case.grad_scale * upstream[at] * (code - steps if inside else code)
             if not (case.sums == INSIDE_VALUES and (steps < case.qn or steps > case.qp)):

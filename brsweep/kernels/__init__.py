@@ -11,8 +11,8 @@ With v the values, a the step size and r_i = v_i - code_i * a (the code is a con
     output   = code * a
     n_k      = how many values have code k          S1_k = sum of their r          S2_k = sum of their r^2
 
-    d output / d v = 1 if Qn < v/a < Qp else 0                                        (LSQ, straight-through)
-    d output / d a = code - v/a if Qn < v/a < Qp, Qn if v/a <= Qn, Qp if v/a >= Qp    (LSQ, eq. 3), times `grad_scale`
+    d output / d v = 0 if v/a <= Qn or v/a >= Qp, else 1                              (LSQ, straight-through)
+    d output / d a = Qn if v/a <= Qn, Qp if v/a >= Qp, else code - v/a                (LSQ, eq. 3), times `grad_scale`
     d S1_k / d v_i = 1,  d S2_k / d v_i = 2 r_i                                       for v_i in bin k, whatever v/a
     d S1_k / d a   = -k n_k,  d S2_k / d a = -2 k S1_k                                times `sums_alpha_grad`
 

@@ -15,7 +15,7 @@ from brsweep.kernels import INSIDE_VALUES, NO_SUMS, Options, cpu_passes
 from brsweep.kernels.cpu_blocks import BLOCK, FEW_BINS
 from brsweep.kernels.cpu_threads import walk
 from brsweep.kernels.reference import step_size
-from brsweep.kernels.storage import laid_out, laid_out_like
+from brsweep.kernels.storage import flat, laid_out, laid_out_like
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "uint16"}
 """What it takes, and as what the passes see it: numpy knows no bfloat16."""
@@ -37,7 +37,7 @@ def takes(device_type: str, dtype: torch.dtype) -> bool:
 def forward(values: Tensor, alpha: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     values, quantized = laid_out(values, alpha, options.axis)
     size, (rows, length) = values.numel(), _rows(values, alpha)
-    given = (_flat(values), _flat(quantized), length, _steps(alpha), _limits(options))
+    given = (_numpy(values), _numpy(quantized), length, _steps(alpha), _limits(options))
     if options.sums == NO_SUMS:
         walk(cpu_passes.quantize(DTYPES[values.dtype]), rows, size, *given)
         return quantized, torch.empty(0, dtype=torch.float64)
@@ -61,8 +61,8 @@ def backward(
     grad_quantized = laid_out_like(values, grad_quantized)
     (rows, length), dtype = _rows(values, alpha), DTYPES[values.dtype]
     slopes = np.zeros(rows)
-    flat = (_flat(grad_quantized), _flat(values), _flat(grad_values))
-    given = (*flat, length, _steps(alpha), _limits(options))
+    tensors = (_numpy(grad_quantized), _numpy(values), _numpy(grad_values))
+    given = (*tensors, length, _steps(alpha), _limits(options))
     if grad_sums is None:
         walk(cpu_passes.gradients(dtype), rows, values.numel(), *given, slopes)
     else:
@@ -84,9 +84,9 @@ def _tables(grad_sums: Tensor, bins: int) -> tuple[int, np.ndarray, np.ndarray]:
     return width, linear, square
 
 
-def _flat(tensor: Tensor) -> np.ndarray:
-    flat = tensor.as_strided((tensor.numel(),), (1,))
-    return (flat.view(torch.uint16) if flat.dtype == torch.bfloat16 else flat).numpy()
+def _numpy(tensor: Tensor) -> np.ndarray:
+    row = flat(tensor)
+    return (row.view(torch.uint16) if row.dtype == torch.bfloat16 else row).numpy()
 
 
 def _limits(options: Options) -> tuple[np.float32, ...]:

@@ -117,9 +117,9 @@ def gradients_block(grad, x, out, step, qn, qp, floor, ceiling):
     for i in range(x.shape[0]):
         steps = _cut(x[i], floor, ceiling) / step
         code = _code(steps, qn, qp)
-        inside = (steps > qn) & (steps < qp)
-        out[i] = (ZERO if _is_cut(x[i], floor, ceiling) else grad[i]) if inside else ZERO
-        total += grad[i] * (code - steps if inside else code)
+        saturated = (steps <= qn) | (steps >= qp)
+        out[i] = ZERO if saturated | _is_cut(x[i], floor, ceiling) else grad[i]
+        total += grad[i] * (code if saturated else code - steps)
     return total
 
 
@@ -130,9 +130,9 @@ def gradients_and_bins_block(grad, x, out, bins, residuals, step, qn, qp, floor,
         value = _cut(x[i], floor, ceiling)
         steps = value / step
         code = _code(steps, qn, qp)
-        inside = (steps > qn) & (steps < qp)
-        out[i] = (ZERO if _is_cut(x[i], floor, ceiling) else grad[i]) if inside else ZERO
-        total += grad[i] * (code - steps if inside else code)
+        saturated = (steps <= qn) | (steps >= qp)
+        out[i] = ZERO if saturated | _is_cut(x[i], floor, ceiling) else grad[i]
+        total += grad[i] * (code if saturated else code - steps)
         left_out = (steps < low) | (steps > high) | _is_cut(x[i], floor, ceiling)
         residuals[i] = ZERO if left_out else fma(-code, step, value)  # infinity times 0 is NaN
         bins[i] = _bin(code, left_out, qn, qp)
@@ -147,11 +147,11 @@ def gradients_and_pull_block(grad, x, out, step, qn, qp, floor, ceiling, low, hi
         value = _cut(x[i], floor, ceiling)
         steps = value / step
         code = _code(steps, qn, qp)
-        inside = (steps > qn) & (steps < qp)
-        total += grad[i] * (code - steps if inside else code)
+        saturated = (steps <= qn) | (steps >= qp)
+        total += grad[i] * (code if saturated else code - steps)
         k = np.int32((code if code > qn else qn) - qn)
         pull = fma(select(square, k), fma(-code, step, value), select(linear, k))
-        passed = (grad[i] if inside else ZERO) + (ZERO if (steps < low) | (steps > high) else pull)
+        passed = (ZERO if saturated else grad[i]) + (ZERO if (steps < low) | (steps > high) else pull)
         out[i] = ZERO if _is_cut(x[i], floor, ceiling) else passed
     return total
 

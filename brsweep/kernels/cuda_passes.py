@@ -91,9 +91,9 @@ def gradients(
         upstream = tl.load(grad + row * length + place, mask=present, other=0.0).to(tl.float32)
         quotient = tl.div_rn(value, step)
         code = _code(quotient, QN, QP)
-        inside = (quotient > QN) & (quotient < QP)
-        slope += tl.sum(upstream * tl.where(inside, code - quotient, code), 0).to(tl.float64)
-        passed = tl.where(inside, upstream, 0.0)
+        saturated = (quotient <= QN) | (quotient >= QP)
+        slope += tl.sum(upstream * tl.where(saturated, code, code - quotient), 0).to(tl.float64)
+        passed = tl.where(saturated, 0.0, upstream)
         if PULLED:
             entry = row * (QP - QN + 1) + _bin(code, QN)
             pull = tl.load(square + entry) * tl.fma(-code, step, value) + tl.load(linear + entry)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from brsweep.kernels import ALPHA_FLOOR, INSIDE_VALUES, NO_SUMS, Options
+from brsweep.kernels.storage import flat, laid_out, laid_out_like
 
 LANES = 64
 """Bins are summed in this many copies, then added up: neighbouring values often share a bin, and on a CPU each
@@ -18,18 +21,20 @@ def fault() -> None:
 
 def forward(values: Tensor, alpha: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """Fake-quantized values, and the sums, float64 [3, bins] or [channels, 3, bins]; empty for NO_SUMS."""
-    qn, qp = options.qn, options.qp
+    values, _ = laid_out(values, alpha, options.axis)
     wide = _cut(_wide(values), options)
     step = _step(alpha, wide, options.axis)
     steps = wide / step
-    code = steps.clamp(qn, qp).round_()
+    code = steps.clamp(options.qn, options.qp).round_()
     quantized = (code * step).to(values.dtype)
     if options.sums == NO_SUMS:
         return quantized, torch.empty(0, dtype=torch.float64, device=values.device)
-    counted = ~_saturated(steps, qn, qp) if options.sums == INSIDE_VALUES else None
     residual = torch.addcmul(wide, code, step, value=-1)
-    index = _bin_index(code, qn, qp)
-    return quantized, _bin_sums(index, residual, counted, options.bins, alpha.dim(), options.axis)
+    index = code.sub_(options.qn)
+    if options.sums == INSIDE_VALUES:  # left-out values go to a bin of their own, which is dropped at the end
+        beyond = steps.sub_(steps.clamp(options.qn, options.qp)).sign_().abs_()
+        index = index.add_(beyond, alpha=options.bins).clamp_(max=options.bins)
+    return quantized, _bin_sums(_whole(index, options.bins), residual, options, alpha.dim())
 
 
 def backward(
@@ -44,36 +49,48 @@ def backward(
 
     One of the two gradients that come in may be None.
     """
+    values, _ = laid_out(values, alpha, options.axis)
     wide = _cut(_wide(values), options)
     step = _step(alpha, wide, options.axis)
     steps = wide / step
     code = steps.clamp(options.qn, options.qp).round_()
     grad_values = slope = None
     if grad_quantized is not None:
-        upstream = _wide(grad_quantized)
-        inside = (steps > options.qn) & (steps < options.qp)
-        grad_values = torch.where(inside, upstream, 0)
+        upstream = _wide(laid_out_like(values, grad_quantized))
+        grad_values = _between(upstream, steps, options.qn, options.qp)
         if wants_alpha:
-            slope = _sum_to(upstream * torch.where(inside, code - steps, code), alpha, options.axis)
+            slope = code - _between(steps, steps, options.qn, options.qp)
+            slope = _sum_to(slope.mul_(upstream), alpha, options.axis)
     if grad_sums is not None:
         pull = _pull(options, wide, step, steps, code, grad_sums, alpha)
         grad_values = pull if grad_values is None else grad_values.add_(pull)
     if options.ceiling is not None:
-        floor, ceiling = options.bounds
-        grad_values.masked_fill_((wide <= floor) | (wide >= ceiling), 0)
+        grad_values = _between(grad_values, wide, 0.0, options.ceiling)
     return grad_values.to(values.dtype), slope
 
 
 def _pull(options, wide, step, steps, code, grad_sums, alpha):
     """What the gradients of the sums give to each value: gS1[bin] + 2 r gS2[bin]."""
     residual = torch.addcmul(wide, code, step, value=-1)
-    index = _bin_index(code, options.qn, options.qp)
+    index = _whole(code - options.qn, options.bins - 1)
     if alpha.dim():
         index = index + _along(torch.arange(alpha.numel(), device=index.device) * options.bins, index, options.axis)
     linear = grad_sums[..., 1, :].reshape(-1).to(wide.dtype)
     square = (2 * grad_sums[..., 2, :]).reshape(-1).to(wide.dtype)
-    pull = torch.addcmul(linear[index], square[index], residual)
-    return pull.masked_fill_(_saturated(steps, options.qn, options.qp), 0) if options.sums == INSIDE_VALUES else pull
+    pull = linear.index_select(0, flat(index)).addcmul_(square.index_select(0, flat(index)), flat(residual))
+    pull = pull.as_strided(wide.shape, wide.stride())
+    if options.sums != INSIDE_VALUES:
+        return pull
+    below, above = torch.tensor([options.qn, options.qp], dtype=steps.dtype), torch.tensor([-math.inf, math.inf])
+    return _between(pull, steps, *torch.nextafter(below, above.to(steps.dtype)).tolist())  # the ends are inside
+
+
+def _between(given: Tensor, where: Tensor, low: float, high: float) -> Tensor:
+    """`given`, but 0 where `where` <= low or `where` >= high. By the operator of ReLU's gradient: a mask and a choice
+    take many times as long, and that of hardtanh treats a NaN in another way at the tensor's end than before.
+    """
+    given = torch.ops.aten.threshold_backward(given, where, low)
+    return given if high == math.inf else torch.ops.aten.threshold_backward(given, -where, -high)
 
 
 def _wide(values: Tensor) -> Tensor:
@@ -105,42 +122,35 @@ def _sum_to(terms: Tensor, alpha: Tensor, axis: int) -> Tensor:
     return terms.sum(dims, dtype=torch.float64) if dims else terms.double()
 
 
-def _saturated(steps: Tensor, qn: int, qp: int) -> Tensor:
-    """Beyond the range, its ends excluded. A NaN is not: it has to show in the sums."""
-    return (steps < qn) | (steps > qp)
+def _whole(index: Tensor, last: int) -> Tensor:
+    """To an integer 0..last. A NaN has no integer value, so it is sent to the lowest bin."""
+    return index.to(torch.int32).clamp_(0, last)
 
 
-def _bin_index(code: Tensor, qn: int, qp: int) -> Tensor:
-    """Code to bin. A NaN has no integer value, so it is sent to the lowest bin."""
-    return (code - qn).to(torch.int32).clamp_(0, qp - qn)
-
-
-def _bin_sums(index, residual, counted, bins, per_channel, axis):
+def _bin_sums(index, residual, options, per_channel):
+    left_out = int(options.sums == INSIDE_VALUES)
+    bins = options.bins + left_out
     index, residual = index.detach(), residual.detach()
-    if counted is not None:  # left-out values go to a bin of their own, which is dropped at the end
-        index = torch.where(counted, index, bins)
-        bins += 1
     if per_channel:
-        channels = index.shape[axis]
+        channels = index.shape[options.axis]
         offsets = torch.arange(channels, dtype=index.dtype, device=index.device) * bins
-        index, rows = index + _along(offsets, index, axis), channels
-        index, residual = index.reshape(-1), residual.reshape(-1).double()
+        index, rows = index + _along(offsets, index, options.axis), channels
+        index, residual = flat(index), flat(residual).double()
     else:
         index, residual, rows = _into_lanes(index, residual, bins)
     table = torch.stack([_per_bin(index, w, rows * bins) for w in (None, residual, residual * residual)])
-    table = table.view(3, rows, bins)
-    if counted is not None:
-        table = table[..., :-1]
+    table = table.view(3, rows, bins)[..., : options.bins]
     return (table.transpose(0, 1) if per_channel else table.sum(1)).contiguous()
 
 
 def _into_lanes(index: Tensor, residual: Tensor, bins: int) -> tuple[Tensor, Tensor, int]:
     lanes = torch.arange(LANES, dtype=index.dtype, device=index.device) * bins
-    index, residual = index.reshape(-1), residual.reshape(-1).double()
+    index, residual = flat(index), flat(residual).double()
     rest = index.numel() % LANES
     whole = index.numel() - rest
     spread = index[:whole].view(-1, LANES) + lanes
-    return torch.cat([spread.view(-1), index[whole:] + lanes[:rest]]), residual, LANES
+    spread = spread.view(-1)
+    return torch.cat([spread, index[whole:] + lanes[:rest]]) if rest else spread, residual, LANES
 
 
 def _per_bin(index: Tensor, weights: Tensor | None, size: int) -> Tensor:

@@ -21,3 +21,8 @@ def laid_out_like(values: Tensor, grad: Tensor | None) -> Tensor:
     if grad is None:
         return torch.zeros_like(values)
     return grad if grad.stride() == values.stride() else torch.empty_like(values).copy_(grad)
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """A tensor without gaps, as one row in the order of its storage."""
+    return tensor.as_strided((tensor.numel(),), (1,))
