@@ -29,18 +29,24 @@ def steps(result: dict[str, Any]) -> str:
 
 
 def targets(result: dict[str, Any]) -> str:
-    """The quantities that the design sets a bound for, as far as the bits measured have them."""
+    """The quantities that the design sets a bound for, as far as the steps and bits measured have them.
+
+    Undecided: the interval has the bound within.
+    """
     lines = ["| quantity | must hold | aim | measured | |", "|---|---|---|---|---|"]
     for quantity, bound, aim, measured in _targets(result):
-        value = measured[0] if isinstance(measured, tuple | list) else measured
-        shown = _interval(measured) if isinstance(measured, tuple | list) else f"{value:.2g}"
-        lines.append(f"| {quantity} | {bound:g} | {aim:g} | {shown} | {'holds' if value <= bound else 'falls short'} |")
+        single = not isinstance(measured, tuple | list)
+        _, low, high = (measured,) * 3 if single else measured
+        verdict = "holds" if high <= bound else "falls short" if low > bound else "undecided"
+        shown = f"{measured:.2g}" if single else _interval(measured)
+        lines.append(f"| {quantity} | {bound:g} | {aim:g} | {shown} | {verdict} |")
     return "\n".join(lines)
 
 
 def _targets(result: dict[str, Any]) -> Iterator[tuple[str, float, float, Interval | float]]:
     rows, bits = result["rows"], result["bits"]
     few = [width for width in bits if width <= 4]
+    has_reference = f"reference LSQ+BR(W+A) {bits[0]} bits" in rows
 
     def worst(name: str, key: str, widths: list[int]) -> Interval:
         return max((rows[f"{name} {width} bits"][key] for width in widths), key=lambda found: found[0])
@@ -56,10 +62,10 @@ def _targets(result: dict[str, Any]) -> Iterator[tuple[str, float, float, Interv
         yield "LSQ+BR(W+A) at 8 bits / at 2 bits", 1.35, 1.05, rows["LSQ+BR(W+A) 8 bits"]["over_fewest_bits"]
     yield "LSQ+BR(W) / LSQ, worst of all bits", 1.04, 1.00, worst("LSQ+BR(W)", "over_lsq", bits)
     yield "saved for backward, share that BR(W+A) adds to LSQ", 0.02, 0, max(map(saved, bits))
-    if few:
+    if few and has_reference:
         reference = worst("reference LSQ+BR(W+A)", "over_float", few)
         yield "reference LSQ+BR(W+A) / float, worst of 2 to 4 bits", 2.0, 1.6, reference
-    if 8 in bits:
+    if 8 in bits and has_reference:
         yield "reference LSQ+BR(W+A) / float, 8 bits", 2.3, 1.6, rows["reference LSQ+BR(W+A) 8 bits"]["over_float"]
     yield "relative error of the penalty, bins sharp to 1e-4 alpha", 1e-5, 1e-7, result["penalty_error"]
 
@@ -83,12 +89,14 @@ def figure(result: dict[str, Any], path: Path) -> None:
     rows, bits = result["rows"], result["bits"]
     kinds = [name.removesuffix(f" {bits[0]} bits") for name in rows if name.endswith(f" {bits[0]} bits")]
     drawing, axes = plt.subplots(figsize=(9, 5), layout="constrained")
-    styles = {"LSQ": "-", "reference": "--", "textbook": ":"}
+    styles, colors = {"LSQ": "-", "LSQ+BR(W)": "--", "LSQ+BR(W+A)": ":"}, {}
     for kind in kinds:
         middle, low, high = zip(*[rows[f"{kind} {width} bits"]["over_float"] for width in bits], strict=True)
         errors = [[m - a for m, a in zip(middle, low, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]]
-        style = styles.get(kind.split()[0].split("+")[0], "-.")
-        axes.errorbar(range(len(bits)), middle, yerr=errors, label=kind, marker="o", capsize=3, linestyle=style)
+        maker, _, form = kind.rpartition(" ")
+        color = colors.setdefault(maker, f"C{len(colors)}")
+        look = {"marker": "o", "capsize": 3, "linestyle": styles[form], "color": color}
+        axes.errorbar(range(len(bits)), middle, yerr=errors, label=kind, **look)
     axes.set_xticks(range(len(bits)), [f"{width}" for width in bits])
     axes.set_yscale("log")
     axes.axhline(1, color="grey", linewidth=0.8)

@@ -9,8 +9,9 @@ medians over the rounds. Its interval is the 95 % bootstrap over rounds. A singl
     textbook ...               as usually written: eager operators, a loop over the bins with masks (`textbook.py`)
     Brevitas, torchao LSQ      their quantizers in the same network, where installed (`rivals.py`)
 
-The process keeps freed memory, as training does. Images are random: a step's time does not depend on them. Memory is what autograd keeps for the backward. `--markdown`
-writes the tables between the marks that a page has for this network, `--figure` draws the ratios.
+The process keeps freed memory, as training does. Images are random: a step's time does not depend on them. Memory is
+what autograd keeps for the backward. `--own` leaves all but float and brsweep's own steps out, so that many rounds take
+minutes. `--markdown` writes the tables between the marks that a page has for this network, `--figure` draws the ratios.
 """
 
 from __future__ import annotations
@@ -136,9 +137,13 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def report(net: str, bits: list[int], batch_size: int, rounds: int, device: torch.device, compiled: bool) -> dict:
+def report(
+    net: str, bits: list[int], batch_size: int, rounds: int, device: torch.device, compiled: bool, own: bool
+) -> dict:
     """Everything that the table shows, as plain data."""
     found = variants(net, bits, batch_size, device, compiled)
+    if own:
+        found = {name: variant for name, variant in found.items() if name.startswith((FLOAT, "LSQ", "compiled"))}
     first_s = {name: seconds_of(found[name].step) for name in found if name.startswith("compiled")}
     steps = {name: variant.step for name, variant in found.items()} | {AUGMENTATION: augmentation(batch_size, device)}
     seconds = measure(steps, rounds)
@@ -170,6 +175,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="float and LSQ+BR(W+A) by torch.compile too: minutes")
+    parser.add_argument("--own", action="store_true", help="float and brsweep's own steps alone")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--figure", type=Path, help="draw the ratios to the float step to this PNG")
     parser.add_argument("--markdown", type=Path, help="write the tables into this page, between its marks")
@@ -180,13 +186,14 @@ def main() -> None:
     else:
         keep_freed_memory()
         bits = sorted(int(width) for width in typed.bits.split(","))
-        result = report(typed.net, bits, typed.batch_size, typed.rounds, torch.device(typed.device), typed.compile)
+        device = torch.device(typed.device)
+        result = report(typed.net, bits, typed.batch_size, typed.rounds, device, typed.compile, typed.own)
     page = show.page(result)
     print(page)
     if typed.json:
         typed.json.write_text(json.dumps(result, indent=1) + "\n")
     if typed.markdown:
-        show.fill(typed.markdown, f"benchmarks.step {result['net']}", page)
+        show.fill(typed.markdown, f"benchmarks.step {result['net']}" + " own" * typed.own, page)
     if typed.figure:
         show.figure(result, typed.figure)
 

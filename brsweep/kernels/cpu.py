@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from brsweep.kernels import INSIDE_VALUES, NO_SUMS, Options, cpu_passes
+from brsweep.kernels import ALPHA_FLOOR, INSIDE_VALUES, NO_SUMS, Options, cpu_passes
 from brsweep.kernels.cpu_blocks import BLOCK, FEW_BINS
 from brsweep.kernels.cpu_threads import walk
-from brsweep.kernels.reference import step_size
 from brsweep.kernels.storage import flat, laid_out, laid_out_like
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "uint16"}
@@ -102,4 +101,4 @@ def _rows(values: Tensor, alpha: Tensor) -> tuple[int, int]:
 
 
 def _steps(alpha: Tensor) -> np.ndarray:
-    return step_size(alpha, torch.float32).reshape(-1).numpy()
+    return np.maximum(alpha.to(torch.float32).numpy().reshape(-1), np.float32(ALPHA_FLOOR))
