@@ -18,6 +18,7 @@ LINE = {
     "clip_low": [9.0, 0.125, 0.0, 0.0, 0.0],
     "clip_high": [9.0, 0.125, 0.25, 0.5, 0.25],
     "changed": [9.0, 0.5, 0.0, None, None],
+    "oscillating": [9.0, 0.125, 0.0, None, None],
     "pull_over_decay": [None, 0.5, math.nan, None, None],
 }  # fmt: skip
 
@@ -29,6 +30,7 @@ def test_each_mean_is_over_the_low_sites_of_its_kind_and_over_what_was_measured(
         "clipped_weight": 0.25,
         "empty_bins_weight": 2,
         "changed_weight": 0.25,
+        "oscillating_weight": 0.0625,
         "pull_over_decay_weight": 0.5,
         "alpha_act": 0.0,
         "near_act": 0.5,

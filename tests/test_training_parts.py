@@ -23,7 +23,7 @@ from brsweep.regularizers.br import ramp
 from brsweep.training import checkpoint
 from brsweep.training.checkpoint import load, load_pretrained, save
 from brsweep.training.evaluate import evaluate, with_reestimated_norms
-from brsweep.training.measure import Probe, penalty_totals
+from brsweep.training.measure import Probe, Swings, penalty_totals
 from brsweep.training.optim import build_optimizer, check_partition, freeze_alphas, parameter_groups, set_lr
 from brsweep.training.schedule import lr_factor, seed_of
 from brsweep.training.step import Learner
@@ -381,7 +381,7 @@ def probed(images):
 
 def test_numbers_per_site_against_loops(probed):
     model, sites, probe = probed
-    layers, received = probe.layers({}, {}, 1e-4), probe.values()
+    layers, received = probe.layers(None, {}, 1e-4), probe.values()
     assert layers["site"] == [s.name for s in sites] and model.training
     for i, site in enumerate(sites):
         wanted = loops(received[site.name], site.quantizer.alpha.item(), site.grid)
@@ -401,24 +401,52 @@ def test_activations_are_measured_before_the_quantizer_and_after_the_relu(probed
 
 def test_changed_counts_codes_and_not_values(probed):
     model, _, probe = probed
-    before = probe.codes()
+    swings = Swings(probe, steps=3)
     conv = model.conv2
     alpha = conv.weight_quantizer.alpha.item()
     with torch.no_grad():
         flat = conv.weight.view(-1)
         flat[:] = torch.where(flat.abs() < alpha / 4, flat * 1.5, flat)  # within the bin of 0
         flat[:3] = torch.where(flat[:3] > 0, -2 * alpha, alpha)  # to another bin
-    layers = probe.layers(before, {}, 0.0)
+    layers = probe.layers(swings, {}, 0.0)
     changed = dict(zip(layers["site"], layers["changed"], strict=True))
     assert changed["conv2"] == 3 / conv.weight.numel()
     assert changed["conv3"] == 0 and changed["relu1"] is None
+    assert {value for value in layers["oscillating"] if value is not None} == {0.0}
+
+
+def test_a_weight_oscillates_when_its_code_turns_round_and_not_when_it_goes_on_or_rests(probed):
+    model, _, probe = probed
+    conv = model.conv2
+    alpha, flat = conv.weight_quantizer.alpha.item(), conv.weight.data.view(-1)
+    paths = [[-2, -1, 0, 1, 1], [0, 1, 1, 0, 0], [0, 1, 0, 1, 1], [1, 1, 0, 0, -1], [0, 1, 1, 1, 0], [1, 0, 0, 0, 1]]
+    turns = [False, True, True, False, True, True]
+    flat[: len(paths)] = torch.tensor([path[0] * alpha for path in paths])
+    swings = Swings(probe, steps=4)
+    for step in range(1, 5):
+        flat[: len(paths)] = torch.tensor([path[step] * alpha for path in paths])
+        if step < 4:  # the last is seen when the epoch is over
+            swings.after_step(step - 1)
+    shares = {name: float(turned) for name, (_, turned) in swings.shares().items()}
+    assert shares.pop("conv2") == sum(turns) / conv.weight.numel()
+    assert set(shares.values()) == {0.0}
+    assert swings.turned["conv2"].view(-1)[: len(paths)].tolist() == turns
+
+
+def test_an_epoch_is_looked_at_eight_times(probed):
+    _, _, probe = probed
+    swings, looks = Swings(probe, steps=87), []
+    swings._look = lambda: looks.append(None)
+    for step in range(87):
+        swings.after_step(step)
+    assert len(looks) == 8
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_pull_over_decay_is_the_ratio_of_the_gradients(images, per_channel):
     model, sites = quantized_net(images, per_channel=per_channel)
     probe = Probe(model, sites, images)
-    layers = probe.layers({}, {"weight": 3.0, "act": 1.0}, 1e-4)
+    layers = probe.layers(None, {"weight": 3.0, "act": 1.0}, 1e-4)
     ratios = dict(zip(layers["site"], layers["pull_over_decay"], strict=True))
     weight = model.conv2.weight.detach().clone().requires_grad_()
     penalty = BinRegularizer(2, signed=True).compute_bin_loss(weight, model.conv2.weight_quantizer.alpha.detach())
@@ -429,7 +457,7 @@ def test_pull_over_decay_is_the_ratio_of_the_gradients(images, per_channel):
 
 def test_penalty_totals_leave_out_the_ends(probed):
     _, sites, probe = probed
-    layers, received = probe.layers({}, {}, 0.0), probe.values()
+    layers, received = probe.layers(None, {}, 0.0), probe.values()
     totals = {"weight": 0.0, "act": 0.0}
     for site in sites:
         if site.low:

@@ -7,6 +7,7 @@ Each is over the sites at the low bit-width, weights and activations apart, and 
     clipped_*           mean share beyond the range, both sides
     empty_bins_*        how many bins hold no value
     changed_weight      mean share of weights whose code changed in this epoch
+    oscillating_weight  mean share of weights whose code moved and turned round in this epoch
     pull_over_decay_weight   geometric mean of BR's pull over weight decay's
 """
 
@@ -63,5 +64,6 @@ SUMMARIES: dict[str, tuple[Callable[[Mapping[str, Any]], float | None], Callable
     "clipped": (_clipped, _mean),
     "empty_bins": (lambda site: site["occupancy"].count(0), sum),
     "changed": (lambda site: site["changed"], _mean),
+    "oscillating": (lambda site: site["oscillating"], _mean),
     "pull_over_decay": (lambda site: site["pull_over_decay"], _geometric_mean),
 }

@@ -45,6 +45,7 @@ CURVES = {
     "near_weight": "weights within 1 % of a level",
     "near_act": "activations within 1 % of a level",
     "changed_weight": "weights whose code changed",
+    "oscillating_weight": "weights whose code turned round",
     "clipped_act": "activations beyond the range",
     "empty_bins_weight": "bins without a weight",
     "pull_over_decay_weight": "BR's pull over weight decay's",

@@ -20,6 +20,8 @@ from brsweep.regularizers.bin import bin_parts
 
 NEAR = 0.01
 """A value is near its level within this many steps."""
+LOOKS = 8
+"""How often an epoch `Swings` looks at the codes."""
 HISTOGRAM_MARGIN = 1.5
 """Histograms reach this many steps beyond the lowest and the highest level."""
 
@@ -48,29 +50,26 @@ class Probe:
         return {site.name: received[site.name].float() for site in self.sites}
 
     def codes(self) -> dict[str, Tensor]:
-        """The weights' codes, int16, to see which of them change."""
+        """The weights' codes, int16."""
         weights = {s.name: s for s in self.sites if s.kind == "weight"}
         return {name: _codes(self.model.get_submodule(name).weight, site) for name, site in weights.items()}
 
-    def layers(
-        self, before: Mapping[str, Tensor], lambdas: Mapping[str, float], weight_decay: float
-    ) -> dict[str, list[Any]]:
+    def layers(self, swings: Swings | None, lambdas: Mapping[str, float], weight_decay: float) -> dict[str, list[Any]]:
         """One list per metric, in the order of "site"; None where a metric has no meaning for a site.
 
         alpha (mean over channels); br_mean, br_variance: the parts of L_BR, summed over bins; occupancy: the share of
         values per bin; near: the share within NEAR steps of a level; clip_low, clip_high: the share beyond the range;
-        changed: the share of weights whose code differs from `before`; pull_over_decay: BR's pull on the weights over
+        changed, oscillating: the shares of weights that `swings` tells; pull_over_decay: BR's pull on the weights over
         weight decay's, 2 lambda sqrt(sum of S2/n^2) / (wd |w|).
         """
         rows = []
-        after = self.codes()
+        moved = swings.shares() if swings else {}
         for name, values in self.values().items():
             site = next(s for s in self.sites if s.name == name)
             row = _numbers(values, site)
-            row["changed"] = row["pull_over_decay"] = None
+            row["changed"], row["oscillating"] = moved.get(name, (None, None))
+            row["pull_over_decay"] = None
             if site.kind == "weight":
-                if name in before:
-                    row["changed"] = (after[name] != before[name]).double().mean()
                 pull = row["pull"] * lambdas.get("weight", 0.0)
                 if weight_decay > 0 and lambdas.get("weight"):
                     row["pull_over_decay"] = pull / (weight_decay * values.double().norm())
@@ -98,6 +97,40 @@ class Probe:
                 "bits": site.grid.bits,
             }
         return result
+
+
+class Swings:
+    """Which weights' codes move during an epoch, and which of them turn round: a move up and one down, or the reverse.
+
+    Nagel et al. ("Overcoming Oscillations in Quantization-Aware Training", ICML 2022) call the second oscillation and
+    look at every step; this looks LOOKS times an epoch, so a weight that swings faster may seem at rest.
+    """
+
+    def __init__(self, probe: Probe, steps: int) -> None:
+        self.probe, self.every = probe, max(1, steps // LOOKS)
+        self.first = self.last = probe.codes()
+        self.heading = {name: torch.zeros_like(codes) for name, codes in self.last.items()}
+        self.turned = {name: torch.zeros_like(codes, dtype=torch.bool) for name, codes in self.last.items()}
+
+    def after_step(self, step: int) -> None:
+        if (step + 1) % self.every == 0:
+            self._look()
+
+    def shares(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Site name -> the share whose code is another than at first, and the share that turned round."""
+        self._look()
+        return {
+            name: ((self.last[name] != first).double().mean(), self.turned[name].double().mean())
+            for name, first in self.first.items()
+        }
+
+    def _look(self) -> None:
+        now = self.probe.codes()
+        for name, codes in now.items():
+            move, heading = (codes - self.last[name]).sign_(), self.heading[name]
+            self.turned[name] |= move * heading < 0
+            self.heading[name] = torch.where(move == 0, heading, move)
+        self.last = now
 
 
 def _keep(received: dict[str, Tensor], name: str, _: nn.Module, inputs: tuple[Tensor]) -> None:
