@@ -49,12 +49,12 @@ def test_each_section_answers_its_question(view):
         "Lambda against accuracy": ["Scatter Plot"] * 6,
         "Bits": [bar] * 4 + [line] * 2,
         "Alpha control": [bar] * 2 + [line] * 4,
-        "Bin Regularization": [line] * 9,
+        "Bin Regularization": [line] * 10,
         "Stages": [line] * 6,
         "All settings at once": ["Parallel Coordinates Plot"],
         "Inside the network": ["Media Browser"] * 5,
     }
-    assert len(panels(view)) == 39  # far from a panel per layer
+    assert len(panels(view)) == 40  # far from a panel per layer
     first = panels(view)[0]["config"]
     assert (first["xAxis"], first["yAxis"]) == ("config:reg.value.lambda_weight", "summary:val_accuracy")
     curves = [panel["config"] for panel in panels(view) if panel["viewType"] == line]
