@@ -47,3 +47,9 @@ def test_a_float_epoch_and_a_net_without_low_sites_have_none():
 def test_records_find_their_line_by_stage_and_epoch():
     records = [{"stage": "warmup", "epoch": 5, "lr": 1.0}, {"stage": "br", "epoch": 5, "lr": 0.5}]
     assert with_layer_means(records, [LINE]) == [records[0], records[1] | layer_means(LINE)]
+
+
+def test_a_line_from_before_oscillation_was_recorded_has_the_rest():
+    older = {key: column for key, column in LINE.items() if key != "oscillating"}
+    wanted = {key: mean for key, mean in layer_means(LINE).items() if key != "oscillating_weight"}
+    assert layer_means(older) == wanted

@@ -64,6 +64,6 @@ SUMMARIES: dict[str, tuple[Callable[[Mapping[str, Any]], float | None], Callable
     "clipped": (_clipped, _mean),
     "empty_bins": (lambda site: site["occupancy"].count(0), sum),
     "changed": (lambda site: site["changed"], _mean),
-    "oscillating": (lambda site: site["oscillating"], _mean),
+    "oscillating": (lambda site: site.get("oscillating"), _mean),
     "pull_over_decay": (lambda site: site["pull_over_decay"], _geometric_mean),
 }
