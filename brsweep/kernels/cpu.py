@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from brsweep.kernels import ALPHA_FLOOR, INSIDE_VALUES, NO_SUMS, Options, cpu_passes
-from brsweep.kernels.cpu_blocks import BLOCK, FEW_BINS
+from brsweep.kernels.cpu_blocks import BLOCK, SELECTED_BINS
 from brsweep.kernels.cpu_threads import walk
 from brsweep.kernels.storage import flat, laid_out, laid_out_like
 
@@ -75,7 +75,7 @@ def backward(
 def _tables(grad_sums: Tensor, bins: int) -> tuple[int, np.ndarray, np.ndarray]:
     """What each bin gives to its values, one row per step size; zero beyond the bins."""
     by_step = grad_sums.reshape(-1, 3, bins).numpy()
-    width = max(2, 1 << (bins - 1).bit_length()) if bins <= FEW_BINS else 0
+    width = max(2, 1 << (bins - 1).bit_length()) if bins <= SELECTED_BINS else 0
     square = np.zeros((by_step.shape[0], width or bins + 1), np.float32)
     square[:, :bins] = 2 * by_step[:, 2]
     linear = np.zeros_like(square if by_step[:, 1].any() else square[:, :1])

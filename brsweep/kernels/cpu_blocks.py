@@ -6,10 +6,12 @@ What makes them fast, and has to stay so for LLVM to turn them into vector instr
     unsigned indices into tables    for the same reason
     no reciprocals, NaN kept        codes come from correctly rounded division; only contraction, reordering of sums
                                     and the sign of zero are left free
-    few bins                        compare with each bin, two at a time, and add under a mask; on the way back look a
-                                    bin's gradient up by a tree of selects
-    many bins                       add to a table, in REPLICAS copies: an addition would else wait for the one before
-                                    it to be stored; look gradients up one by one, into a block of their own
+    sums of few bins                compare with each bin, two at a time, and add under a mask
+    sums of more                    add to a table, value by value, in copies: an addition to a bin would else wait for
+                                    the one before it to be stored, and behind a ReLU half the values share a bin
+    gradients of few bins           look them up by a tree of selects; from 16 leaves on in a loop of its own, where the
+                                    leaves have the registers to themselves
+    gradients of more               look them up one by one, into a block of their own
 """
 
 from __future__ import annotations
@@ -22,10 +24,17 @@ from brsweep.kernels.cpu_words import add_to_table, fma, select
 BLOCK = 1024
 """Values in flight: with their codes and residuals they stay in the nearest cache."""
 
-FEW_BINS = 16
-"""Up to here comparisons and trees of selects, tables beyond. Both cost the same at about 16 bins."""
+COMPARED_BINS = 8
+"""Up to here sums by comparison, which cost less than a table up to about 10 bins."""
 
-REPLICAS = 4
+SELECTED_BINS = 16
+"""Up to here gradients by a tree of selects."""
+
+LEAVES_IN_PLACE = 8
+"""Up to here the tree is part of the loop that computes the gradients."""
+
+COPIES = 8
+"""Of a table of sums; half of them beyond 64 bins, so that the table stays in the nearest cache."""
 
 OPTIONS = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz"}, "error_model": "numpy"}
 
@@ -100,12 +109,13 @@ def sum_by_comparison(bins, residuals, sums):
 
 @njit(**OPTIONS)
 def sum_by_table(bins, residuals, table):
-    rows = table.shape[1]
-    whole = bins.shape[0] // REPLICAS * REPLICAS
-    for i in range(0, whole, REPLICAS):
-        for u in range(REPLICAS):
+    copies, rows = table.shape[:2]
+    whole = bins.shape[0] // COPIES * COPIES
+    for i in range(0, whole, COPIES):
+        for u in range(COPIES):
             j = np.uint64(i + u)
-            add_to_table(table, np.uint64(u * rows) + np.uint64(np.uint32(bins[j])), np.float64(residuals[j]))
+            row = np.uint64(u % copies * rows) + np.uint64(np.uint32(bins[j]))
+            add_to_table(table, row, np.float64(residuals[j]))
     for i in range(whole, bins.shape[0]):
         add_to_table(table, np.uint64(np.uint32(bins[i])), np.float64(residuals[i]))
 
@@ -154,6 +164,16 @@ def gradients_and_pull_block(grad, x, out, step, qn, qp, floor, ceiling, low, hi
         passed = (ZERO if saturated else grad[i]) + (ZERO if (steps < low) | (steps > high) else pull)
         out[i] = ZERO if _is_cut(x[i], floor, ceiling) else passed
     return total
+
+
+@njit(**OPTIONS)
+def pull_by_selects(out, bins, residuals, linear, square):
+    """From tuples; what is left out has the bin behind the last, for which they need no leaf."""
+    for i in range(out.shape[0]):
+        out[i] += select(square, bins[i]) * residuals[i] if bins[i] < len(square) else ZERO
+    if len(linear) > 1:
+        for i in range(out.shape[0]):
+            out[i] += select(linear, bins[i]) if bins[i] < len(linear) else ZERO
 
 
 @njit(**OPTIONS)

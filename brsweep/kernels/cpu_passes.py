@@ -27,7 +27,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from brsweep.kernels import cpu_blocks as blocks
 from brsweep.kernels import cpu_words
-from brsweep.kernels.cpu_blocks import BLOCK, FEW_BINS, OPTIONS, REPLICAS
+from brsweep.kernels.cpu_blocks import BLOCK, COMPARED_BINS, COPIES, LEAVES_IN_PLACE, OPTIONS
 from brsweep.kernels.cpu_words import load, room, store
 
 INFINITE = np.float32(np.inf)
@@ -49,7 +49,7 @@ def _quantize_and_sum(values, out, length, steps, limits, inside_only, sums, fir
     wide, ready = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     bins, residuals = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.float32)
     count = sums.shape[2]
-    table = np.empty((REPLICAS, count + 1, 4))
+    table = np.empty((COPIES if count <= 64 else COPIES // 2, count + 1, 4))
     qn, qp, floor, ceiling = limits
     low, high = (qn, qp) if inside_only else (-INFINITE, INFINITE)
     for row in range(first, last):
@@ -60,14 +60,15 @@ def _quantize_and_sum(values, out, length, steps, limits, inside_only, sums, fir
             x, block = load(values, start, n, wide), room(out, start, n, ready)
             blocks.bins_block(x, block, bins[:n], residuals[:n], step, qn, qp, floor, ceiling, low, high)
             store(out, start, block)
-            if count <= FEW_BINS:
+            if count <= COMPARED_BINS:
                 blocks.sum_by_comparison(bins[:n], residuals[:n], sums[row])
             else:
                 blocks.sum_by_table(bins[:n], residuals[:n], table)
-        if count > FEW_BINS:
-            for k in range(count):
+        if count > COMPARED_BINS:
+            for copy in range(table.shape[0]):
                 for i in range(3):
-                    sums[row, i, k] = table[0, k, i] + table[1, k, i] + table[2, k, i] + table[3, k, i]
+                    for k in range(count):
+                        sums[row, i, k] += table[copy, k, i]
 
 
 def _gradients(grad, values, out, length, steps, limits, slopes, first, last):
@@ -85,6 +86,7 @@ def _gradients(grad, values, out, length, steps, limits, slopes, first, last):
 def _gradients_with_selects(width, linear_width):
     def passing(grad, values, out, length, steps, limits, inside_only, linear, square, slopes, first, last):
         upstream, wide, ready = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+        bins, residuals = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.float32)
         qn, qp, floor, ceiling = limits
         low, high = (qn, qp) if inside_only else (-INFINITE, INFINITE)
         for row in range(first, last):
@@ -94,9 +96,15 @@ def _gradients_with_selects(width, linear_width):
             for start in range(row * length, end, BLOCK):
                 n = min(BLOCK, end - start)
                 g, x, block = load(grad, start, n, upstream), load(values, start, n, wide), room(out, start, n, ready)
-                slopes[row] += blocks.gradients_and_pull_block(
-                    g, x, block, step, qn, qp, floor, ceiling, low, high, constant, by_bin
-                )
+                if width <= LEAVES_IN_PLACE:
+                    slopes[row] += blocks.gradients_and_pull_block(
+                        g, x, block, step, qn, qp, floor, ceiling, low, high, constant, by_bin
+                    )
+                else:
+                    slopes[row] += blocks.gradients_and_bins_block(
+                        g, x, block, bins[:n], residuals[:n], step, qn, qp, floor, ceiling, low, high
+                    )
+                    blocks.pull_by_selects(block, bins[:n], residuals[:n], constant, by_bin)
                 store(out, start, block)
 
     return passing
@@ -149,7 +157,7 @@ def gradients(dtype: str):
 def gradients_and_pull(dtype: str, width: int, linear_width: int):
     """The same with inside_only, linear and square after limits: tables [entries, width] of what each bin gives.
 
-    width: up to FEW_BINS a power of two, no less than the number of bins; else 0: the tables have one entry more than
+    width: up to SELECTED_BINS a power of two, no less than the number of bins; else 0: the tables have one entry more than
     there are bins, 0, for the values that are left out. linear_width: 1 where `linear` is zero, else like width.
     """
     flat = f"{dtype}[::1]"
