@@ -20,7 +20,17 @@ from test_kernels_reference import agree
 
 from brsweep import kernels
 from brsweep.errors import BrsweepError
-from brsweep.kernels import ALL_VALUES, COUNT, INSIDE_VALUES, NO_SUMS, cpu, cpu_passes, cpu_threads, fake_quantize
+from brsweep.kernels import (
+    ALL_VALUES,
+    COUNT,
+    INSIDE_VALUES,
+    NO_SUMS,
+    cpu,
+    cpu_cache,
+    cpu_passes,
+    cpu_threads,
+    fake_quantize,
+)
 from brsweep.kernels.storage import laid_out
 
 LARGE = (3, 41, 1500)  # 184,500 values: rows of 16,384 and a rest, more than are walked serially
@@ -328,12 +338,15 @@ def test_processes_that_compile_at_once_share_a_cache(package, tmp_path, capsys)
 
 def test_each_source_has_its_own_entries_in_the_cache(monkeypatch, tmp_path):
     """numba looks at the file that it compiles, not at those that this file calls."""
-    changed = tmp_path / "cpu_blocks.py"
-    changed.write_text(Path(cpu_passes.blocks.__file__).read_text() + "\n")
-    before = cpu_passes._digest()
-    monkeypatch.setattr(cpu_passes.blocks, "__file__", str(changed))
-    assert cpu_passes._digest.__wrapped__() != before == cpu_passes._digest()
+    for source in Path(kernels.__file__).parent.glob("cpu*.py"):
+        shutil.copy(source, tmp_path)
+    before = cpu_cache._digest()
     assert before in cpu_passes.quantize("float32").py_func.__qualname__
+    monkeypatch.setattr(cpu_cache, "__file__", str(tmp_path / "cpu_cache.py"))
+    assert cpu_cache._digest.__wrapped__() == before
+    with (tmp_path / "cpu_blocks.py").open("a") as changed:
+        changed.write("\n")
+    assert cpu_cache._digest.__wrapped__() != before == cpu_cache._digest()
 
 
 def test_warnings_are_not_raised_by_a_plain_call():

@@ -17,7 +17,17 @@ from triton_interpreter import interpreted
 
 from brsweep import kernels
 from brsweep.errors import BrsweepError
-from brsweep.kernels import ALL_VALUES, ALPHA_FLOOR, COUNT, INSIDE_VALUES, NO_SUMS, SQUARES, SUM, fake_quantize
+from brsweep.kernels import (
+    ALL_VALUES,
+    ALPHA_FLOOR,
+    COUNT,
+    INSIDE_VALUES,
+    NO_SUMS,
+    SQUARES,
+    SUM,
+    fake_quantize,
+    reference,
+)
 
 ROUNDING = 2.0**-24
 """Relative error of one float32 operation; BFLOAT of one rounding to bfloat16."""
@@ -96,6 +106,18 @@ def test_a_relu_in_the_pass(dtype, ceiling, sums):
         drawn = random_case(bits, (3, 217), bits, False, dtype=dtype, sums=sums, linear=linear)
         agree(dataclasses.replace(drawn, ceiling=ceiling))
     agree(random_case(0, (5, 80), 2, True, dtype=dtype, sums=sums, per_channel=True, ceiling=ceiling))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sums", [NO_SUMS, ALL_VALUES, INSIDE_VALUES])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_the_reference_works_in_pieces(monkeypatch, dtype, sums, per_channel):
+    """Of a length that does not divide the tensor's, with rests that fill neither the parts nor the copies."""
+    monkeypatch.setattr(kernels, "_choice", "reference")
+    for piece in (1, 33, 128, 2**18):
+        monkeypatch.setattr(reference, "PIECE", piece)
+        drawn = random_case(0, (4, 5, 3, 7), 3, False, dtype=dtype, sums=sums, axis=1, per_channel=per_channel)
+        agree(dataclasses.replace(drawn, ceiling=1.25))
 
 
 @pytest.mark.parametrize("sums", [NO_SUMS, ALL_VALUES, INSIDE_VALUES])

@@ -5,29 +5,19 @@ gradients, from entry i modulo their number. So per tensor (many rows, one step 
 one loop. `limits` are qn, qp, and the floor and ceiling of a ReLU before it, NaN where there is none. A call walks the
 rows first..last, and each row writes its own sums, so that a result does not depend on who walked which row.
 
-A pass is compiled where it is first asked for, and kept in numba's cache. Each has one signature and a name of its own
-there, with a digest of this room's sources and the processor: numba itself looks neither at other files than the one
-that it compiles, nor for two processes that add to one entry at a time.
+Each has one signature, and is compiled where it is first asked for.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import os
-import stat
-import tempfile
-from pathlib import Path
 
-import numba
 import numpy as np
-from llvmlite import binding
-from numba import njit
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from brsweep.kernels import cpu_blocks as blocks
-from brsweep.kernels import cpu_words
-from brsweep.kernels.cpu_blocks import BLOCK, COMPARED_BINS, COPIES, LEAVES_IN_PLACE, OPTIONS
+from brsweep.kernels.cpu_blocks import BLOCK, COMPARED_BINS, COPIES, LEAVES_IN_PLACE
+from brsweep.kernels.cpu_cache import compiled
 from brsweep.kernels.cpu_words import load, room, store
 
 INFINITE = np.float32(np.inf)
@@ -128,21 +118,20 @@ def _gradients_with_lookup(grad, values, out, length, steps, limits, inside_only
             store(out, start, block)
 
 
-ROW_RANGE = "int64, int64"
 LIMITS = "UniTuple(float32, 4)"
 
 
 @functools.cache
 def quantize(dtype: str):
     """(values, out, length, steps, limits, first, last); `dtype` is float32, or uint16 for the bits of bfloat16."""
-    return _compiled(_quantize, f"quantize_{dtype}", f"{dtype}[::1], {dtype}[::1], int64, float32[::1], {LIMITS}")
+    return compiled(_quantize, f"quantize_{dtype}", f"{dtype}[::1], {dtype}[::1], int64, float32[::1], {LIMITS}")
 
 
 @functools.cache
 def quantize_and_sum(dtype: str):
     """(values, out, length, steps, limits, inside_only, sums [rows, 3, bins], first, last)"""
     given = f"{dtype}[::1], {dtype}[::1], int64, float32[::1], {LIMITS}, boolean, float64[:, :, ::1]"
-    return _compiled(_quantize_and_sum, f"quantize_and_sum_{dtype}", given)
+    return compiled(_quantize_and_sum, f"quantize_and_sum_{dtype}", given)
 
 
 @functools.cache
@@ -150,57 +139,20 @@ def gradients(dtype: str):
     """(grad, values, out, length, steps, qn, qp, slopes [rows], first, last); slopes is what goes to the step size."""
     flat = f"{dtype}[::1]"
     given = f"{flat}, {flat}, {flat}, int64, float32[::1], {LIMITS}, float64[::1]"
-    return _compiled(_gradients, f"gradients_{dtype}", given)
+    return compiled(_gradients, f"gradients_{dtype}", given)
 
 
 @functools.cache
 def gradients_and_pull(dtype: str, width: int, linear_width: int):
     """The same with inside_only, linear and square after limits: tables [entries, width] of what each bin gives.
 
-    width: up to SELECTED_BINS a power of two, no less than the number of bins; else 0: the tables have one entry more than
-    there are bins, 0, for the values that are left out. linear_width: 1 where `linear` is zero, else like width.
+    width: up to SELECTED_BINS a power of two, no less than the number of bins; else 0: the tables have one entry more
+    than there are bins, 0, for the values that are left out. linear_width: 1 where `linear` is zero, else like width.
     """
     flat = f"{dtype}[::1]"
     table = "float32[:, ::1]"
     given = f"{flat}, {flat}, {flat}, int64, float32[::1], {LIMITS}, boolean, {table}, {table}, float64[::1]"
     if not width:
-        return _compiled(_gradients_with_lookup, f"gradients_with_lookup_{dtype}", given)
+        return compiled(_gradients_with_lookup, f"gradients_with_lookup_{dtype}", given)
     passing = _gradients_with_selects(width, linear_width)
-    return _compiled(passing, f"gradients_with_selects_{dtype}_{width}_{linear_width}", given)
-
-
-def _compiled(function, name, arguments):
-    function.__qualname__ = f"{name}_{_digest()}"  # numba names the files of its cache after it
-    signature = f"void({arguments}, {ROW_RANGE})"
-    _find_folder()
-    try:
-        return njit(signature, cache=True, **OPTIONS)(function)
-    except Exception:  # a full disk, a damaged entry: whatever is wrong with the cache, do without
-        return njit(signature, **OPTIONS)(function)
-
-
-@functools.cache
-def _digest() -> str:
-    sources = [Path(file).read_bytes() for file in (__file__, blocks.__file__, cpu_words.__file__)]
-    processor = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
-    return hashlib.sha256(b"\0".join([*sources, processor.encode()])).hexdigest()[:12]
-
-
-@functools.cache
-def _find_folder() -> None:
-    """Where numba may write neither beside the source nor under the home, send it to a folder of this user's own.
-
-    It is left alone if anyone else could have written there: what the cache holds is run.
-    """
-    try:
-        njit(cache=True)(_quantize)  # looks for a folder, compiles nothing
-        return
-    except RuntimeError:
-        folder = Path(tempfile.gettempdir()) / f"brsweep-kernels-{os.getuid()}"
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-    except OSError:
-        return
-    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
-        numba.config.CACHE_DIR = str(folder)
+    return compiled(passing, f"gradients_with_selects_{dtype}_{width}_{linear_width}", given)

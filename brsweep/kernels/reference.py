@@ -1,8 +1,13 @@
-"""The plain implementation of the op: eager torch operations, on any device and in float64."""
+"""The plain implementation of the op: eager torch operations, on any device and in float64.
+
+A tensor is seen as rows, one per step size, in the order of its storage. On a CPU it is worked off in pieces of
+columns: an operator on a whole activation waits for memory, on a piece that fits the cache it takes a fraction of that.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -10,9 +15,15 @@ from torch import Tensor
 from brsweep.kernels import ALPHA_FLOOR, INSIDE_VALUES, NO_SUMS, Options
 from brsweep.kernels.storage import flat, laid_out, laid_out_like
 
-LANES = 64
-"""Bins are summed in this many copies, then added up: neighbouring values often share a bin, and on a CPU each
-addition would otherwise wait for the one before it to be stored."""
+PIECE = 2**18
+"""Values worked off at a time: 1 MiB in float32 for each tensor that is made of them."""
+
+PARTS = 16
+"""A row that is the whole tensor is summed in this many parts, which threads share."""
+
+COPIES = 8
+"""Neighbouring values are summed into different copies of a bin: they often share it, and each addition would
+otherwise wait for the one before it to be stored."""
 
 
 def fault() -> None:
@@ -21,20 +32,22 @@ def fault() -> None:
 
 def forward(values: Tensor, alpha: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """Fake-quantized values, and the sums, float64 [3, bins] or [channels, 3, bins]; empty for NO_SUMS."""
-    values, _ = laid_out(values, alpha, options.axis)
-    wide = _cut(_wide(values), options)
-    step = _step(alpha, wide, options.axis)
-    steps = wide / step
-    code = steps.clamp(options.qn, options.qp).round_()
-    quantized = (code * step).to(values.dtype)
-    if options.sums == NO_SUMS:
-        return quantized, torch.empty(0, dtype=torch.float64, device=values.device)
-    residual = torch.addcmul(wide, code, step, value=-1)
-    index = code.sub_(options.qn)
-    if options.sums == INSIDE_VALUES:  # left-out values go to a bin of their own, which is dropped at the end
-        beyond = steps.sub_(steps.clamp(options.qn, options.qp)).sign_().abs_()
-        index = index.add_(beyond, alpha=options.bins).clamp_(max=options.bins)
-    return quantized, _bin_sums(_whole(index, options.bins), residual, options, alpha.dim())
+    values, quantized = laid_out(values, alpha, options.axis)
+    step = _step(alpha, values)
+    with_sums = options.sums != NO_SUMS
+    sums = torch.zeros((3, len(step), options.bins) if with_sums else 0, dtype=torch.float64, device=values.device)
+    for piece, out in _pieces(len(step), values, quantized):
+        wide, steps, clamped, code = _quantize(piece, step, options)
+        torch.mul(code, step, out=out)
+        if with_sums:
+            residual = wide.addcmul(code, step, value=-1)
+            index = code.sub_(options.qn)
+            if options.sums == INSIDE_VALUES:  # left-out values go to a bin of their own, which is dropped
+                index.add_(steps.sub_(clamped).sign_().abs_(), alpha=options.bins)
+            _add_to_bins(sums, _whole(index, options.bins, torch.int64), residual.double())
+    if with_sums:
+        sums = sums.transpose(0, 1) if alpha.dim() else sums[:, 0]
+    return quantized, sums.contiguous()
 
 
 def backward(
@@ -49,62 +62,29 @@ def backward(
 
     One of the two gradients that come in may be None.
     """
-    values, _ = laid_out(values, alpha, options.axis)
-    wide = _cut(_wide(values), options)
-    step = _step(alpha, wide, options.axis)
-    steps = wide / step
-    code = steps.clamp(options.qn, options.qp).round_()
-    grad_values = slope = None
-    if grad_quantized is not None:
-        upstream = _wide(laid_out_like(values, grad_quantized))
-        grad_values = _between(upstream, steps, options.qn, options.qp)
-        if wants_alpha:
-            slope = code - _between(steps, steps, options.qn, options.qp)
-            slope = _sum_to(slope.mul_(upstream), alpha, options.axis)
-    if grad_sums is not None:
-        pull = _pull(options, wide, step, steps, code, grad_sums, alpha)
-        grad_values = pull if grad_values is None else grad_values.add_(pull)
-    if options.ceiling is not None:
-        grad_values = _between(grad_values, wide, 0.0, options.ceiling)
-    return grad_values.to(values.dtype), slope
-
-
-def _pull(options, wide, step, steps, code, grad_sums, alpha):
-    """What the gradients of the sums give to each value: gS1[bin] + 2 r gS2[bin]."""
-    residual = torch.addcmul(wide, code, step, value=-1)
-    index = _whole(code - options.qn, options.bins - 1)
-    if alpha.dim():
-        index = index + _along(torch.arange(alpha.numel(), device=index.device) * options.bins, index, options.axis)
-    linear = grad_sums[..., 1, :].reshape(-1).to(wide.dtype)
-    square = (2 * grad_sums[..., 2, :]).reshape(-1).to(wide.dtype)
-    pull = linear.index_select(0, flat(index)).addcmul_(square.index_select(0, flat(index)), flat(residual))
-    pull = pull.as_strided(wide.shape, wide.stride())
-    if options.sums != INSIDE_VALUES:
-        return pull
-    below, above = torch.tensor([options.qn, options.qp], dtype=steps.dtype), torch.tensor([-math.inf, math.inf])
-    return _between(pull, steps, *torch.nextafter(below, above.to(steps.dtype)).tolist())  # the ends are inside
-
-
-def _between(given: Tensor, where: Tensor, low: float, high: float) -> Tensor:
-    """`given`, but 0 where `where` <= low or `where` >= high. By the operator of ReLU's gradient: a mask and a choice
-    take many times as long, and that of hardtanh treats a NaN in another way at the tensor's end than before.
-    """
-    given = torch.ops.aten.threshold_backward(given, where, low)
-    return given if high == math.inf else torch.ops.aten.threshold_backward(given, -where, -high)
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-
-
-def _cut(values: Tensor, options: Options) -> Tensor:
-    return values if options.ceiling is None else values.clamp(0, options.ceiling)
-
-
-def _along(per_channel: Tensor, values: Tensor, axis: int) -> Tensor:
-    shape = [1] * values.dim()
-    shape[axis] = -1
-    return per_channel.view(shape)
+    values, grad_values = laid_out(values, alpha, options.axis)
+    step = _step(alpha, values)
+    slope = torch.zeros(len(step), dtype=torch.float64, device=values.device) if wants_alpha else None
+    upstream = laid_out_like(values, grad_quantized)
+    for piece, out, grad in _pieces(len(step), values, grad_values, upstream):
+        wide, steps, clamped, code = _quantize(piece, step, options)
+        negative, grad = -steps, _wide(grad)
+        passed = _between(grad, steps, negative, options.qn, options.qp)
+        if wants_alpha:  # passed is 0 where a value is saturated, so that its code is left
+            slope += (code * grad).addcmul_(passed, clamped, value=-1).sum(1)
+        if grad_sums is not None:
+            residual = wide.addcmul(code, step, value=-1)
+            index = _whole(code.sub_(options.qn), options.bins - 1, torch.int32)
+            pull = _pull(index, residual, grad_sums)
+            if options.sums == INSIDE_VALUES:
+                pull = _between(pull, steps, negative, *_beyond(options, steps.dtype))
+            passed += pull
+        if options.ceiling is not None:
+            passed = _between(passed, wide, None, 0.0, math.inf)
+            if options.ceiling < math.inf:
+                passed = _between(passed, -wide, None, -options.ceiling, math.inf)
+        out.copy_(passed)
+    return grad_values, None if slope is None else slope.view(alpha.shape)
 
 
 def step_size(alpha: Tensor, dtype: torch.dtype) -> Tensor:
@@ -112,50 +92,77 @@ def step_size(alpha: Tensor, dtype: torch.dtype) -> Tensor:
     return alpha.clamp(min=ALPHA_FLOOR).to(dtype)
 
 
-def _step(alpha: Tensor, values: Tensor, axis: int) -> Tensor:
-    step = step_size(alpha, values.dtype)
-    return _along(step, values, axis) if alpha.dim() else step
+def _step(alpha: Tensor, values: Tensor) -> Tensor:
+    """A column of step sizes."""
+    return step_size(alpha, torch.promote_types(values.dtype, torch.float32)).view(-1, 1)
 
 
-def _sum_to(terms: Tensor, alpha: Tensor, axis: int) -> Tensor:
-    dims = [d for d in range(terms.dim()) if d != axis % terms.dim()] if alpha.dim() else list(range(terms.dim()))
-    return terms.sum(dims, dtype=torch.float64) if dims else terms.double()
+def _pieces(rows: int, *tensors: Tensor) -> Iterator[list[Tensor]]:
+    """The same columns of every tensor, some at a time."""
+    tensors = [flat(tensor).view(rows, tensor.numel() // max(1, rows)) for tensor in tensors]
+    columns = tensors[0].shape[1]
+    width = max(1, PIECE // max(1, rows)) if tensors[0].device.type == "cpu" else columns
+    for start in range(0, columns, width):
+        yield [tensor[:, start : start + width] for tensor in tensors]
 
 
-def _whole(index: Tensor, last: int) -> Tensor:
+def _quantize(piece: Tensor, step: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The values in the type that is computed in, cut by the ReLU; these in steps; clamped to the grid; the codes."""
+    wide = _wide(piece)
+    if options.ceiling is not None:
+        wide = wide.clamp(0, options.ceiling)
+    steps = wide / step
+    clamped = steps.clamp(options.qn, options.qp)
+    return wide, steps, clamped, clamped.round()
+
+
+def _pull(index: Tensor, residual: Tensor, grad_sums: Tensor) -> Tensor:
+    """What the gradients of the sums give to each value: gS1[bin] + 2 r gS2[bin]."""
+    bins = grad_sums.shape[-1]
+    if len(index) > 1:
+        index = index + torch.arange(len(index), dtype=index.dtype, device=index.device).view(-1, 1) * bins
+    index = index.reshape(-1)
+    linear, square = (grad_sums[..., row, :].reshape(-1).to(residual.dtype) for row in (1, 2))
+    pull = (2 * square).index_select(0, index).view_as(residual).mul_(residual)
+    if linear.device.type != "cpu" or linear.any():  # asking a GPU would wait for it
+        pull += linear.index_select(0, index).view_as(residual)
+    return pull
+
+
+def _beyond(options: Options, dtype: torch.dtype) -> list[float]:
+    """The neighbours of the grid's ends, for `_between`: the ends themselves are inside for the sums."""
+    ends, outwards = torch.tensor([options.qn, options.qp], dtype=dtype), torch.tensor([-math.inf, math.inf])
+    return torch.nextafter(ends, outwards.to(dtype)).tolist()
+
+
+def _between(given: Tensor, where: Tensor, negative: Tensor | None, low: float, high: float) -> Tensor:
+    """`given`, but 0 where `where` <= low or `where` >= high; `negative` is -where. By the operator of ReLU's
+    gradient: a mask and a choice take many times as long, and that of hardtanh treats a NaN in another way at the
+    tensor's end than before.
+    """
+    given = torch.ops.aten.threshold_backward(given, where, low)
+    return given if high == math.inf else torch.ops.aten.threshold_backward(given, negative, -high)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
+def _whole(index: Tensor, last: int, dtype: torch.dtype) -> Tensor:
     """To an integer 0..last. A NaN has no integer value, so it is sent to the lowest bin."""
-    return index.to(torch.int32).clamp_(0, last)
+    return index.to(dtype).clamp_(0, last)
 
 
-def _bin_sums(index, residual, options, per_channel):
-    left_out = int(options.sums == INSIDE_VALUES)
-    bins = options.bins + left_out
-    index, residual = index.detach(), residual.detach()
-    if per_channel:
-        channels = index.shape[options.axis]
-        offsets = torch.arange(channels, dtype=index.dtype, device=index.device) * bins
-        index, rows = index + _along(offsets, index, options.axis), channels
-        index, residual = flat(index), flat(residual).double()
-    else:
-        index, residual, rows = _into_lanes(index, residual, bins)
-    table = torch.stack([_per_bin(index, w, rows * bins) for w in (None, residual, residual * residual)])
-    table = table.view(3, rows, bins)[..., : options.bins]
-    return (table.transpose(0, 1) if per_channel else table.sum(1)).contiguous()
-
-
-def _into_lanes(index: Tensor, residual: Tensor, bins: int) -> tuple[Tensor, Tensor, int]:
-    lanes = torch.arange(LANES, dtype=index.dtype, device=index.device) * bins
-    index, residual = flat(index), flat(residual).double()
-    rest = index.numel() % LANES
-    whole = index.numel() - rest
-    spread = index[:whole].view(-1, LANES) + lanes
-    spread = spread.view(-1)
-    return torch.cat([spread, index[whole:] + lanes[:rest]]) if rest else spread, residual, LANES
-
-
-def _per_bin(index: Tensor, weights: Tensor | None, size: int) -> Tensor:
-    if index.device.type == "cpu":
-        return torch.bincount(index, weights, minlength=size).double()
-    weights = torch.ones_like(index, dtype=torch.float64) if weights is None else weights
-    # bincount on a GPU asks the host for the largest index; this does not
-    return torch.zeros(size, dtype=torch.float64, device=index.device).scatter_add_(0, index.long(), weights)
+def _add_to_bins(sums: Tensor, index: Tensor, residual: Tensor) -> None:
+    """sums[:, row, index] += (1, r, r^2); an index of as many as there are bins is left out. Changes the other two."""
+    _, rows, bins = sums.shape
+    parts = PARTS if rows == 1 and index.numel() % PARTS == 0 else rows
+    copies = COPIES if index.numel() // parts % COPIES == 0 else 1
+    offsets = torch.arange(copies, device=index.device) * (bins + 1)
+    index = index.view(parts, -1, copies).add_(offsets).view(parts, -1)
+    residual = residual.view(parts, -1)
+    table = sums.new_zeros(3, parts, copies * (bins + 1))
+    table[0].scatter_add_(1, index, sums.new_ones(1, 1).expand_as(residual))
+    table[1].scatter_add_(1, index, residual)
+    table[2].scatter_add_(1, index, residual.mul_(residual))
+    sums += table.view(3, rows, -1, bins + 1).sum(2)[..., :bins]
