@@ -38,6 +38,7 @@ from brsweep.training.optim import build_optimizer
 from brsweep.training.step import Learner, Totals, train_step
 
 FLOAT, AUGMENTATION = "float", "augmentation"
+CHOICES = (("", "auto"), ("reference ", "reference"))
 KINDS = {"": (), "+BR(W)": ("weight",), "+BR(W+A)": ("weight", "act")}
 OPTIONS = {"lr": 1e-4, "weight_decay": 1e-4, "alpha_lr": 1e-4, "alpha_weight_decay": 0.0, "norm_weight_decay": 0.0}
 
@@ -70,9 +71,11 @@ class Variant:
 
 
 def variants(
-    net: str, bits: list[int], batch_size: int, device: torch.device, compiled: bool = False
+    net: str, bits: list[int], batch_size: int, device: torch.device, compiled: bool = False, own: bool = False
 ) -> dict[str, Variant]:
     """Name -> variant; those that quantize carry their bits in the name. compiled: float and LSQ+BR(W+A) that way too.
+
+    own: float and brsweep's own steps alone.
     """
     images = torch.randn(batch_size, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     batch = images, torch.randint(10, (batch_size,), device=device)
@@ -96,14 +99,16 @@ def variants(
         for suffix, kinds in KINDS.items():
             name = f"LSQ{suffix} {width} bits"
             ours = BinRegularization(float("weight" in kinds), float("act" in kinds)) if kinds else None
-            for prefix, choice in (("", "auto"), ("reference ", "reference")):
+            for prefix, choice in CHOICES[: 1 if own else 2]:
                 part = quantized(width, LSQQuantizer, lambda _, ours=ours: ours)
                 found[prefix + name] = Variant(part, choice, batch)
+            if own:
+                continue
             loop = quantized(
                 width, TextbookLSQ, lambda model, kinds=kinds: LoopRegularization(model, kinds) if kinds else None
             )
             found[f"textbook {name}"] = Variant(loop, "auto", batch)
-        for rival in rivals.installed():
+        for rival in () if own else rivals.installed():
             part = quantized(width, rivals.RIVALS[rival], lambda _: None)
             found[f"{rival} LSQ {width} bits"] = Variant(part, "auto", batch)
         if compiled:
@@ -141,9 +146,7 @@ def report(
     net: str, bits: list[int], batch_size: int, rounds: int, device: torch.device, compiled: bool, own: bool
 ) -> dict:
     """Everything that the table shows, as plain data."""
-    found = variants(net, bits, batch_size, device, compiled)
-    if own:
-        found = {name: variant for name, variant in found.items() if name.startswith((FLOAT, "LSQ", "compiled"))}
+    found = variants(net, bits, batch_size, device, compiled, own)
     first_s = {name: seconds_of(found[name].step) for name in found if name.startswith("compiled")}
     steps = {name: variant.step for name, variant in found.items()} | {AUGMENTATION: augmentation(batch_size, device)}
     seconds = measure(steps, rounds)
