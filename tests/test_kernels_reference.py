@@ -320,3 +320,18 @@ def test_properties_with_a_step_size_that_is_a_power_of_two(name, grid, values, 
 def test_an_unknown_implementation_is_refused():
     with pytest.raises(BrsweepError, match=r"fpga.*choose one of auto, reference, numba"):
         kernels.use("fpga")
+
+
+def test_functorch_takes_the_reference(monkeypatch):
+    """Calls go around what torch does for its transforms, but not where one is at work."""
+    monkeypatch.setattr(kernels, "_choice", "reference")
+    drawn = random_case(0, (50,), 2, False, dtype=torch.float64)
+
+    def loss(values, alpha):
+        quantized, sums = fake_quantize(values, alpha, 0, 3, grad_scale=0.3, sums=ALL_VALUES, sums_alpha_grad=1.0)
+        return (quantized**2).sum() + (sums[SQUARES] / sums[COUNT].clamp(min=1)).sum()
+
+    inputs = drawn.values.requires_grad_(), drawn.alpha.requires_grad_()
+    plain = torch.autograd.grad(loss(*inputs), inputs)
+    for got, wanted in zip(torch.func.grad(loss, (0, 1))(*inputs), plain, strict=True):
+        assert torch.equal(got, wanted) and wanted.abs().max() > 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 
 import pytest
 
+from benchmarks.browser import chromium as start_chromium
+from benchmarks.browser import missing
 from benchmarks.synthetic_sweep import ONE_BLOCK, write_run, write_sweep
 from brsweep.report.figures.build import figures
 from brsweep.report.notices import notices
@@ -17,11 +17,6 @@ from brsweep.report.rows import cohorts
 from brsweep.report.runs import read_sweeps
 
 pytestmark = pytest.mark.system
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND",
-)  # fmt: skip
 GRID = [
     {"seed": seed, "bits": bits, "reg.lambda_act": value} for seed in (1, 2) for bits in (2, 4) for value in (0.1, 1.0)
 ]
@@ -42,20 +37,11 @@ def path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("needs Debian's chromium and chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs the extra `test` (selenium)")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER, env=os.environ | {"HOME": "/nonexistent"}))
-    driver.implicitly_wait(10)  # seconds for what a click or a key leads to
-    yield driver
-    driver.quit()
+    if fault := missing():
+        pytest.skip(fault)
+    with start_chromium(tmp_path_factory.mktemp("profile")) as driver:
+        driver.implicitly_wait(10)  # seconds for what a click or a key leads to
+        yield driver
 
 
 @pytest.fixture

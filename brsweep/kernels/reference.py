@@ -101,7 +101,7 @@ def _pieces(rows: int, *tensors: Tensor) -> Iterator[list[Tensor]]:
     """The same columns of every tensor, some at a time."""
     tensors = [flat(tensor).view(rows, tensor.numel() // max(1, rows)) for tensor in tensors]
     columns = tensors[0].shape[1]
-    width = max(1, PIECE // max(1, rows)) if tensors[0].device.type == "cpu" else columns
+    width = max(1, PIECE // max(1, rows) if tensors[0].device.type == "cpu" else columns)
     for start in range(0, columns, width):
         yield [tensor[:, start : start + width] for tensor in tensors]
 

@@ -1,6 +1,8 @@
 "use strict";
 // Tables: sorted by the button in a heading, filtered by words that a row must all hold.
 
+const collator = new Intl.Collator("en", { numeric: true });
+
 function cellValue(row, column) {
   const text = row.cells[column].dataset.value ?? row.cells[column].textContent;
   return text === "" || Number.isNaN(Number(text)) ? text : Number(text);
@@ -9,7 +11,7 @@ function cellValue(row, column) {
 function compareCells(a, b) {
   if (a === "" || b === "") return a === b ? 0 : a === "" ? 1 : -1; // what is not there stays last, either way
   if (typeof a === "number" && typeof b === "number") return a - b;
-  return String(a).localeCompare(String(b), "en", { numeric: true });
+  return collator.compare(a, b);
 }
 
 function sortTable(table, heading) {
