@@ -10,7 +10,7 @@ demo: $(READY)  ## the default run: digits, ResNet-20, W2A2, Bin Regularization
 	WANDB_MODE=offline $(BIN)/python -m brsweep.train
 
 test: $(READY)  ## the tests that need no system package, on all cores: threads of torch's own would stand in their way
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n auto -m "not slow and not system"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n auto --dist worksteal -m "not slow and not system"
 
 test-all: test  ## those, and the slow and system ones, each skipped with its reason where it can't run
 	$(BIN)/python -m pytest -rs -m "slow or system"
