@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import rivals, show
+from benchmarks import epochs, rivals, show
 from benchmarks.precision import penalty_error
 from benchmarks.step import variants
 from benchmarks.textbook import TextbookLSQ, loop_penalty
@@ -104,6 +104,16 @@ def test_rivals_have_our_values_and_another_mask(name, signed):
 @pytest.mark.parametrize("bits", [2, 8])
 def test_the_penalty_is_exact_to_the_bound_that_the_design_sets(bits):
     assert 0 < penalty_error(bits, torch.device("cpu")) < 1e-7
+
+
+def test_a_whole_training_from_a_few_epochs():
+    """Medians of each stage, scaled from 10,000 images to 50,000; what is beside the epochs counts once."""
+    times = {"float": [6.0, 60.0, 6.0], "br": [12.0, 12.0, 1.0]}
+    records = [{"stage": stage, "time_s": time} for stage, all_times in times.items() for time in all_times]
+    told = epochs.row("a net", records, seconds=97.0 + 180.0, images=10_000)
+    # 0.5 and 1 minutes an epoch: 150 minutes for a hundred of each, and 3 beside
+    assert told == "| a net | 0.50 min | 1.00 min | 180 s | 2.5 h |"
+    assert told.count("|") == epochs.HEAD.splitlines()[0].count("|")
 
 
 RESULT = {
