@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from brsweep.config.grid import REMEMBERED
-from brsweep.sweep.planned import Run
+from brsweep.runs.run import Run
 from brsweep.sweep.process import LOG, Worker
 from brsweep.sweep.tree import grow
 

@@ -18,8 +18,9 @@ import numpy as np
 import yaml
 
 from brsweep.quant.grid import Grid
+from brsweep.runs.folder import RunFolder
+from brsweep.runs.words import readable_name
 from brsweep.stages.plan import identity
-from brsweep.sweep.describe import readable_name
 from brsweep.sweep.manifest import add_to_manifest
 
 STAGES = {"float": 2, "warmup": 1, "br": 2}
@@ -80,8 +81,8 @@ def write_run(
     if sites:
         _write_inside(folder, made, sites, stages)
     if state == "finished":
-        stored = outcome(changes) | {"name": folder.name, "sweep": sweep.name, "config": made} | dict(result or {})
-        (folder / "result.json").write_text(json.dumps(stored))
+        stored = outcome(changes) | {"sweep": sweep.name, "config": made} | dict(result or {})
+        RunFolder(folder).write_result(stored)
     elif state == "failed":
         (folder / "failure.json").write_text(json.dumps({"cause": "no memory left", "log": "console.log"}))
     return folder

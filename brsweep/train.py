@@ -24,7 +24,7 @@ def task(cfg: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     try:
         config = checked(cfg, hydra_config.overrides.task)
-        from brsweep.sweep.run import execute
+        from brsweep.runs.execution import execute
 
         return execute(config)["val_accuracy"]
     except BrsweepError as error:

@@ -5,7 +5,6 @@ A dict of actions by try (the last one goes on): "finish", "exit N", "signal N",
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -14,6 +13,8 @@ import threading
 import time
 from pathlib import Path
 
+from brsweep.runs.folder import RunFolder
+from brsweep.stages.store import Store
 from brsweep.sweep.worker import _first_line, _follow_launcher
 
 
@@ -43,12 +44,12 @@ def main() -> None:
         (folder / "failure.json").write_text(json.dumps({"cause": "ValueError: no", "log": "console.log"}))
         sys.exit(1)
     elif upto is None:
-        (folder / "result.json").write_text(json.dumps({"status": "finished", "test_accuracy": 0.5, "val_accuracy": 1}))
+        RunFolder(folder).write_result({"status": "finished", "test_accuracy": 0.5, "val_accuracy": 1})
     else:
-        entry = Path(config["store_dir"]) / upto
-        entry.mkdir(parents=True)
-        (entry / "state.pt").write_bytes(b"state")
-        (entry / "entry.json").write_text(json.dumps({"sha256": hashlib.sha256(b"state").hexdigest()}))
+        store = Store(Path(config["store_dir"]))
+        store.partial(upto).mkdir(parents=True)
+        (store.partial(upto) / "state.pt").write_bytes(b"state")
+        store.publish(upto, {"stage": "warmup", "trained_by": folder.name})
 
 
 main()

@@ -38,7 +38,7 @@ def train(*overrides: str, tmp_path: Path) -> dict[str, Any]:
     import torch
 
     from brsweep import kernels
-    from brsweep.sweep.run import execute
+    from brsweep.runs.execution import execute
 
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), kernels._choice
     try:
@@ -65,7 +65,7 @@ def outcome(path: Path) -> dict[str, Any]:
     import torch
 
     result = _timeless(json.loads((path / "result.json").read_text()))
-    for key in ("config", "epoch_time_s", "git_dirty", "git_commit"):
+    for key in ("config", "epoch_time_s", "git_dirty", "git_commit", "digest"):
         del result[key]
     said: dict[str, Any] = {"result": result}
     for name in ("metrics.jsonl", "layers.jsonl"):
@@ -91,7 +91,7 @@ def kill_at(place: str, call: int, after: bool, *overrides: str, tmp_path: Path)
     begins or after it ends. The process is forked from one that has torch loaded, and nothing computed."""
     context = get_context("forkserver")
     context.set_forkserver_preload(
-        ["torch._dynamo", "brsweep.sweep.run", "brsweep.stages.run", "brsweep.config.compose"]
+        ["torch._dynamo", "brsweep.runs.execution", "brsweep.stages.run", "brsweep.config.compose"]
     )
     process = context.Process(target=_train_and_die, args=(place, call, after, overrides, tmp_path))
     process.start()

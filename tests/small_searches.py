@@ -70,7 +70,7 @@ def _search_and_die(place: str, call: int, overrides: tuple[str, ...], tmp_path:
 def pretend(accuracy: Callable[[dict[str, Any], int], float], fails: Callable[[dict[str, Any]], bool]) -> Callable:
     """A stand-in for `execute` that trains nothing: the last stage's epochs go to the watch with these accuracies, are
     kept in metrics.jsonl, and a finished run answers at once."""
-    from brsweep.sweep.run import Run
+    from brsweep.runs.execution import Run
     from brsweep.tracking.jsonl import JsonLines, read
     from brsweep.training.loop import Diverged
 

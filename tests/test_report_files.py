@@ -26,6 +26,7 @@ from brsweep.report.rows import cohorts
 from brsweep.report.runs import read_sweeps
 from brsweep.report.table import to_csv
 from brsweep.report.typeset import tex, to_latex, to_markdown
+from brsweep.runs.folder import RunFolder
 from brsweep.sweep.manifest import add_to_manifest
 
 GRID = [
@@ -123,8 +124,8 @@ def test_a_cut_line_costs_the_line_and_a_damaged_file_the_curves(tmp_path):
 
 def test_nan_is_a_gap_in_curves_and_no_accuracy_in_the_table(tmp_path):
     good, diverged = (write_run(tmp_path / "s", {"seed": seed}) for seed in (1, 2))
-    result = json.loads((diverged / "result.json").read_text()) | {"test_accuracy": float("nan")}
-    (diverged / "result.json").write_text(json.dumps(result))
+    folder = RunFolder(diverged)
+    folder.write_result(folder.result() | {"test_accuracy": None})
     records = [json.loads(line) for line in (good / "metrics.jsonl").read_text().splitlines()]
     records[1]["task_loss"] = float("nan")
     (good / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -144,7 +145,7 @@ def test_damaged_configuration_layers_and_snapshots_cost_themselves_alone(tmp_pa
     broken = write_run(tmp_path / "s", {"seed": 9}, state="stopped")
     (broken / "config.yaml").write_text("model: [")
     tables, told = read(tmp_path / "s")
-    assert [line for line in told if "config.yaml is damaged" in line]
+    assert [line for line in told if "config.yaml: damaged" in line]
     absent = {figure.name: figure.why for figure in figures(tables) if isinstance(figure, Absent)}
     assert {"weights-w2a2", "activations-w2a2", "alpha-w4a4", "occupancy-w2a2", "codes"} <= set(absent)
     assert "layers.jsonl" in absent["codes"]
@@ -153,9 +154,9 @@ def test_damaged_configuration_layers_and_snapshots_cost_themselves_alone(tmp_pa
 def test_a_configuration_of_another_version_is_shown_by_its_name(tmp_path):
     write_run(tmp_path / "s", {"seed": 1})
     old = write_run(tmp_path / "s", {"seed": 2}, name="old")
-    result = json.loads((old / "result.json").read_text())
+    result = RunFolder(old).result()
     del result["config"]["schedule"]["freeze_alpha"]
-    (old / "result.json").write_text(json.dumps(result))
+    RunFolder(old).write_result(result)
     tables, told = read(tmp_path / "s")
     assert [line for line in told if "not one that this brsweep knows" in line]
     assert [r.row.settings.get("overrides") for r in tables[0].results] == [None, "old"]
@@ -204,14 +205,13 @@ def test_hostile_names_are_text(tmp_path):
 def test_a_thousand_runs(tmp_path):
     """Written once and linked, so that it costs seconds; all in the table, all in the page."""
     first = write_run(tmp_path / "s", {"seed": 0}, name="run-0")
-    result = json.loads((first / "result.json").read_text())
+    result = RunFolder(first).result()
     for seed in range(1, 1000):
         folder = tmp_path / "s" / f"run-{seed}"
         folder.mkdir()
         for name in ("config.yaml", "metrics.jsonl", "console.log"):
             (folder / name).hardlink_to(first / name)
-        mine = result | {"name": folder.name, "config": result["config"] | {"seed": seed}}
-        (folder / "result.json").write_text(json.dumps(mine))
+        RunFolder(folder).write_result(result | {"config": result["config"] | {"seed": seed}})
     tables, told = read(tmp_path / "s")
     assert tables[0].results[0].test.n == 1000
     text = page("s", tables, [], told)

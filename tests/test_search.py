@@ -20,7 +20,7 @@ from small_searches import table
 
 from brsweep.errors import BrsweepError
 from brsweep.stages.store import os_lock
-from brsweep.sweep.status import runs_of
+from brsweep.sweep.manifest import runs_of
 from brsweep.tracking.jsonl import read
 
 

@@ -314,7 +314,7 @@ def test_outside_targets_count(tmp_path, monkeypatch):
 def test_planning_imports_no_torch(tmp_path):
     code = (
         "import json, sys; sys.path.insert(0, 'tests'); from pathlib import Path; import small_runs\n"
-        "from brsweep.sweep.planned import Run\n"
+        "from brsweep.runs.run import Run\n"
         f"run = Run.of(small_runs.config(tmp_path=Path({str(tmp_path)!r})))\n"
         "print(json.dumps([[stage.signature for stage in run.stages], 'torch' in sys.modules]))"
     )

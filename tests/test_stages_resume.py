@@ -17,7 +17,7 @@ STEP, SAVE, PUBLISH = (
     "brsweep.stages.run:save",
     "brsweep.stages.store:Store.publish",
 )
-RECORD, RESULT = "brsweep.sweep.reporter:RunReporter.epoch", "brsweep.sweep.folder:RunFolder.write_result"
+RECORD, RESULT = "brsweep.runs.reporter:RunReporter.epoch", "brsweep.runs.folder:RunFolder.write_result"
 REPLACE = "brsweep.training.checkpoint:os.replace"
 
 

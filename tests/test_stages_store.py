@@ -152,4 +152,4 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 def test_the_entry_says_what_it_is(store):
     folder = publish(store).parent
     entry = json.loads((folder / ENTRY).read_text())
-    assert entry["stage"] == "float" and set(entry) == {"stage", "trained_by", "sha256", "bytes"}
+    assert entry["stage"] == "float" and set(entry) == {"stage", "trained_by", "signature", "sha256", "bytes"}

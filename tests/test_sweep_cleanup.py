@@ -10,12 +10,14 @@ from commands import shell
 from small_runs import config
 
 from brsweep.errors import BrsweepError
-from brsweep.stages.store import Store, os_lock
+from brsweep.runs.folder import RunFolder
+from brsweep.runs.run import Run
+from brsweep.stages.store import MARKER, Store, os_lock
 from brsweep.sweep import cleanup
 from brsweep.sweep.__main__ import main as status
-from brsweep.sweep.folder import RunFolder
 from brsweep.sweep.manifest import MANIFEST, add_to_manifest
-from brsweep.sweep.planned import Run
+
+A, B, C, D, E = (letter * 16 for letter in "abcde")
 
 
 def stored(output: Path, *names: str) -> Store:
@@ -25,8 +27,8 @@ def stored(output: Path, *names: str) -> Store:
         folder.mkdir(parents=True)
         (folder / "state.pt").write_bytes(bytes(2**20))
         (folder / "entry.json").write_text(json.dumps({"stage": "float"}))
-    (store.root / "locks").mkdir(exist_ok=True)
-    return store
+    with store.lock("0" * 16):
+        return store
 
 
 def sweep(output: Path, name: str, needs: list[str], finished: bool) -> None:
@@ -39,49 +41,48 @@ def sweep(output: Path, name: str, needs: list[str], finished: bool) -> None:
 
 
 def left(store: Store) -> list[str]:
-    return sorted(path.name for path in store.root.iterdir() if path.name != "locks")
+    return sorted(path.name for path in store.root.iterdir() if path.name not in ("locks", MARKER))
 
 
 def test_only_what_no_unfinished_run_needs_is_removed(tmp_path, capsys):
-    store = stored(tmp_path, "aa", "bb", "cc", "cc.partial", "dd.partial", "aa.damaged")
-    sweep(tmp_path, "one", ["aa", "cc"], finished=False)
-    sweep(tmp_path, "two", ["bb"], finished=True)
+    store = stored(tmp_path, A, B, C, C + ".partial", D + ".partial", A + ".damaged")
+    sweep(tmp_path, "one", [A, C], finished=False)
+    sweep(tmp_path, "two", [B], finished=True)
     cleanup.main([str(tmp_path)])
     said = capsys.readouterr().out
     assert "6 entries, 6.0 MiB; 3.0 MiB needed by no unfinished run" in said
-    assert left(store) == ["aa", "aa.damaged", "bb", "cc", "cc.partial", "dd.partial"], "nothing without --remove"
+    assert left(store) == [A, A + ".damaged", B, C, C + ".partial", D + ".partial"], "nothing without --remove"
     cleanup.main([str(tmp_path), "--remove"])
     assert "removed 3 entries, 3.0 MiB" in capsys.readouterr().out
-    assert left(store) == ["aa", "cc", "cc.partial"]
+    assert left(store) == [A, C, C + ".partial"]
 
 
 def test_what_is_being_trained_stays(tmp_path):
-    store = stored(tmp_path, "dd.partial")
-    with os_lock(store.root / "locks" / "dd"):
+    store = stored(tmp_path, D + ".partial")
+    with os_lock(store.root / "locks" / D):
         cleanup.main([str(tmp_path), "--remove"])
-    assert left(store) == ["dd.partial"]
+    assert left(store) == [D + ".partial"]
 
 
-def test_a_run_without_a_sweep_counts_by_its_configuration(tmp_path):
+def test_a_run_without_a_sweep_counts_by_its_plan(tmp_path):
     run = Run.of(config(tmp_path=tmp_path))
     floating, warmup = (stage.signature for stage in run.stages[:2])
-    store = stored(tmp_path, floating, warmup, "ee")
-    run.folder.path.mkdir(parents=True)
-    (run.folder.path / "config.yaml").write_text(json.dumps(run.config))
+    store = stored(tmp_path, floating, warmup, E)
+    run.folder.begin(run.config, [floating, warmup])
     cleanup.main([str(tmp_path), "--remove"])
     assert left(store) == sorted([floating, warmup])
 
 
 @pytest.mark.parametrize("name", [MANIFEST, "run/config.yaml"])
 def test_where_it_can_not_be_told_nothing_is_removed(tmp_path, name):
-    store = stored(tmp_path, "aa")
+    store = stored(tmp_path, A)
     path = tmp_path / "s" / name
     path.parent.mkdir(parents=True)
     path.write_text("{")
     with pytest.raises(SystemExit) as end:
         cleanup.main([str(tmp_path), "--remove"])
     assert str(path) in str(end.value) and str(end.value).startswith("error: ")
-    assert left(store) == ["aa"]
+    assert left(store) == [A]
 
 
 def test_no_folder_is_one_line(tmp_path):

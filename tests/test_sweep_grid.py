@@ -156,7 +156,7 @@ def test_an_unknown_launcher_option_is_named(tmp_path, monkeypatch, capsys):
 
 
 def test_the_manifest_remembers_how_to_make_one_run_again(tmp_path, monkeypatch, capsys):
-    from brsweep.sweep.launch import _alone
+    from brsweep.sweep.plan import _alone
 
     assert _alone(("a=1", "sweep=bits")) == ["a=1", "sweep=bits", "hydra.mode=RUN"]
     assert _alone(("a=1",)) == ["a=1"]

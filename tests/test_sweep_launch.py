@@ -17,6 +17,8 @@ import pytest
 from commands import ROOT, shell
 from small_runs import outcome
 
+from brsweep.runs.folder import RunFolder
+
 RECIPE = (
     "model=tiny", "data=synthetic", "logger=none", "threads=1", "device=cpu", "schedule.float_epochs=2",
     "schedule.warmup_epochs=1", "schedule.qat_epochs=3", "sweep_name=s",
@@ -93,7 +95,7 @@ def test_results_of_other_code_stop_a_sweep_before_it_starts(tmp_path):
     line = ("--multirun", *RECIPE, "reg.lambda_act=0,1")
     assert shell(tmp_path, *line).code == 0
     for path in (tmp_path / "runs" / "s").glob("*/result.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"code": "0" * 16}))
+        RunFolder(path.parent).write_result(json.loads(path.read_text()) | {"code": "0" * 16})
     answer = shell(tmp_path, *line)
     assert answer.code == 1 and answer.err.count("\n") == 1
     assert "finished under other training code" in answer.err and "1 more of 2 runs" in answer.err
@@ -105,11 +107,11 @@ def test_results_of_other_code_stop_a_sweep_before_it_starts(tmp_path):
 
 @pytest.mark.slow
 def test_damage_is_mended_by_the_same_line(undisturbed, tmp_path):
-    """A damaged result, metrics cut in a line, a store entry cut short: the same command, and equal results."""
+    """Results that are gone, metrics cut in a line, a store entry cut short: the same command, and equal results."""
     line = ("--multirun", *RECIPE, "quant=w2a2", "reg.lambda_act=0,1,10", "seed=1", "hydra.launcher.n_jobs=2")
     assert shell(tmp_path, *line).code == 0
     first, second, _ = (path.parent for path in runs(tmp_path))
-    (first / "result.json").write_text('{"status": "fin')
+    (first / "result.json").unlink()
     (second / "result.json").unlink()
     with open(second / "metrics.jsonl", "r+b") as file:
         file.truncate(100)

@@ -12,7 +12,7 @@ from fake_slurm import FakeSlurm
 
 from brsweep.errors import BrsweepError
 from brsweep.stages.preflight import check_parts
-from brsweep.sweep.launch import SweepPlan
+from brsweep.sweep.plan import SweepPlan
 from brsweep.sweep.slurm import queue
 from brsweep.sweep.slurm.arrays import Array, arrays
 from brsweep.sweep.slurm.request import Request
@@ -275,9 +275,7 @@ def test_dependants_of_a_failed_stem_are_cancelled(slurm, tmp_path):
 
 
 def test_a_cancelled_job_is_said_to_be(slurm, tmp_path):
-    assert watch([task("a", None, tmp_path)], tmp_path, {"a": "CANCELLED"}) == [
-        "cancelled a: job job-a was cancelled"
-    ]
+    assert watch([task("a", None, tmp_path)], tmp_path, {"a": "CANCELLED"}) == ["cancelled a: job job-a was cancelled"]
 
 
 def test_a_requeued_job_may_be_out_of_sight_for_a_moment(slurm, tmp_path):
@@ -318,7 +316,7 @@ def test_a_job_notes_its_node_and_no_secret(tmp_path, monkeypatch):
 
 
 def test_a_job_that_fails_before_it_trains_leaves_its_cause(tmp_path, monkeypatch):
-    from brsweep.sweep.folder import RunFolder
+    from brsweep.runs.folder import RunFolder
     from brsweep.sweep.slurm import job
 
     def refuse(task):

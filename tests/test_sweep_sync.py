@@ -10,8 +10,8 @@ import yaml
 from test_tracking_wandb_faults import StandIn, sent, world  # noqa: F401
 
 from brsweep.errors import BrsweepError
+from brsweep.runs.folder import RunFolder
 from brsweep.sweep import sync as module
-from brsweep.sweep.folder import RunFolder
 from brsweep.sweep.sync import Unreachable, main, sync
 
 LOGGER = {
@@ -35,7 +35,7 @@ def make(path: Path, finished: bool = True, config=CONFIG) -> Path:
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
     if finished:
-        (path / "result.json").write_text(json.dumps(RESULT))
+        RunFolder(path).write_result(RESULT)
     return path
 
 
@@ -75,11 +75,11 @@ def test_the_server_is_sent_what_it_lacks_once(server, tmp_path):
 
 
 def test_a_stage_ends_where_another_begins_and_at_the_last_epoch_once_its_snapshot_is_there(tmp_path):
-    assert module._stage_ends(tmp_path, [*RECORDS, RECORDS[1]]) == (1,)
+    assert module._stage_ends(RunFolder(tmp_path), [*RECORDS, RECORDS[1]]) == (1,)
     (tmp_path / "snapshots").mkdir()
     (tmp_path / "snapshots" / "br-end.npz").touch()
-    assert module._stage_ends(tmp_path, [*RECORDS, RECORDS[1]]) == (1, 3)
-    assert module._stage_ends(tmp_path, []) == ()
+    assert module._stage_ends(RunFolder(tmp_path), [*RECORDS, RECORDS[1]]) == (1, 3)
+    assert module._stage_ends(RunFolder(tmp_path), []) == ()
 
 
 def test_an_offline_record_goes_online_when_there_is_a_key_and_an_agents_id_is_kept(server, tmp_path):
@@ -124,7 +124,7 @@ def test_a_damaged_run_is_named_and_the_others_are_done(server, tmp_path):
     code, said = said_by(sweep)
     assert code == 1
     assert [line.partition(": ")[0] for line in said] == ["a", "b", "c", str(sweep)]
-    assert "metrics.jsonl, line 1: not a JSON object" in said[0] and "not a run's configuration" in said[1]
+    assert "metrics.jsonl, line 1: not a JSON object" in said[0] and "config.yaml: damaged" in said[1]
     assert said[-1] == f"{sweep}: 2 failed, 1 completed"
 
 

@@ -8,8 +8,8 @@ import pytest
 from small_runs import config
 
 from brsweep.errors import BrsweepError
-from brsweep.sweep.launch import Point, plan_sweep
-from brsweep.sweep.planned import Run
+from brsweep.runs.run import Run
+from brsweep.sweep.plan import Point, plan_sweep
 from brsweep.sweep.tree import epochs_apart, grow
 
 
@@ -21,9 +21,7 @@ def runs(tmp_path: Path, *grid: tuple[str, ...]) -> list[Run]:
 def shape(tasks) -> list[tuple[str, str | None, int]]:
     """Each task's stages, its parent's last stage, and how many runs need it."""
     last = {task.name: task.stages[-1].name for task in tasks}
-    return [
-        ("+".join(stage.name for stage in task.stages), last.get(task.parent), len(task.runs)) for task in tasks
-    ]
+    return [("+".join(stage.name for stage in task.stages), last.get(task.parent), len(task.runs)) for task in tasks]
 
 
 def test_fifteen_lambdas_of_the_long_recipe(tmp_path):

@@ -31,7 +31,7 @@ TRAIN = f"""
 import os, signal, sys
 from pathlib import Path
 import small_runs
-from brsweep.sweep.reporter import RunReporter
+from brsweep.runs.reporter import RunReporter
 
 def train(*overrides):
     small_runs.train("logger=wandb", "logger.init_timeout_s=1", "sweep_name=lambda", *overrides,

@@ -24,8 +24,8 @@ from brsweep.config import compose, schema
 from brsweep.config.compose import checked
 from brsweep.config.messages import known_keys, one_line
 from brsweep.errors import BrsweepError
-from brsweep.sweep.folder import write_atomically
-from brsweep.sweep.launch import Point
+from brsweep.runs.folder import write_atomically
+from brsweep.sweep.plan import Point
 
 REMEMBERED = ".compositions.json"
 ENVIRONMENT = re.compile(rb"oc\.env:\s*([A-Za-z_]\w*)")

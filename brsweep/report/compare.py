@@ -8,7 +8,7 @@ from typing import Any
 
 from brsweep.report.results import plain
 from brsweep.report.rows import flat, results_alone
-from brsweep.report.runs import Run, read_run
+from brsweep.report.runs import ReportedRun, read_run
 
 ORIGIN = ("code", "data", "git_commit", "device", "kernels", "threads", "host")
 ACCURACIES = ("val_accuracy", "test_accuracy", "test_accuracy_last", "float_test_accuracy")
@@ -38,17 +38,17 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[list[str]]:
     return [[key, *(plain(side[key]) if key in side else "(absent)" for side in (a, b))] for key in keys]
 
 
-def _config(run: Run) -> dict[str, Any]:
+def _config(run: ReportedRun) -> dict[str, Any]:
     return results_alone(run.config or {})
 
 
-def _origin(run: Run) -> dict[str, Any]:
+def _origin(run: ReportedRun) -> dict[str, Any]:
     result = run.result or {}
     known = {key: result[key] for key in ORIGIN if key in result}
     return known | flat({name: result[name] for name in ("versions", "stages") if isinstance(result.get(name), dict)})
 
 
-def _results(a: Run, b: Run) -> list[list[str]]:
+def _results(a: ReportedRun, b: ReportedRun) -> list[list[str]]:
     rows = []
     for key in (*ACCURACIES, *NUMBERS):
         values = [run.number(key) for run in (a, b)]

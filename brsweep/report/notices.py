@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from brsweep.report.results import Judged
-from brsweep.report.runs import Run
+from brsweep.report.runs import ReportedRun
 
 CONDITIONS = {"threads": "numbers of threads (other last bits)", "device": "devices", "kernels": "kernels"}
 SHOWN = 20
@@ -46,7 +46,7 @@ def _of_cohort(judged: Judged) -> list[str]:
     return lines
 
 
-def _values(runs: Sequence[Run], key: str) -> list[str]:
+def _values(runs: Sequence[ReportedRun], key: str) -> list[str]:
     return sorted({str(run.result[key]) for run in runs if key in run.result})
 
 

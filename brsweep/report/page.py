@@ -15,7 +15,7 @@ from brsweep.report.figures.curves import own_curves
 from brsweep.report.published import published, why_none
 from brsweep.report.results import Judged, plain, short
 from brsweep.report.rows import flat
-from brsweep.report.runs import Run, fingerprint
+from brsweep.report.runs import ReportedRun, fingerprint
 from brsweep.report.table import LEGEND, Column, filled, summary
 from brsweep.report.typeset import title
 
@@ -77,7 +77,7 @@ def _is_number(column: Column, judged: Judged) -> bool:
     return any(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
 
 
-def _run_line(run: Run, number: int) -> dict[str, Any]:
+def _run_line(run: ReportedRun, number: int) -> dict[str, Any]:
     return {
         "number": number,
         "name": run.name,
@@ -92,12 +92,12 @@ def _run_line(run: Run, number: int) -> dict[str, Any]:
     }
 
 
-def _states(runs: Sequence[Run]) -> str:
+def _states(runs: Sequence[ReportedRun]) -> str:
     states = [run.state for run in runs]
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
-def _data(tables: Sequence[Judged], figures: Sequence[Figure | Absent], runs: Sequence[Run]) -> dict[str, Any]:
+def _data(tables: Sequence[Judged], figures: Sequence[Figure | Absent], runs: Sequence[ReportedRun]) -> dict[str, Any]:
     configs = [{key: plain(value) for key, value in flat(run.config).items()} if run.config else {} for run in runs]
     known = [config for config in configs if config]
     shared = {k: v for k, v in (known[0] if known else {}).items() if all(c.get(k) == v for c in known)}
@@ -114,7 +114,7 @@ def _data(tables: Sequence[Judged], figures: Sequence[Figure | Absent], runs: Se
     }
 
 
-def _run(run: Run, config: Mapping[str, str], shared: Mapping[str, str]) -> dict[str, Any]:
+def _run(run: ReportedRun, config: Mapping[str, str], shared: Mapping[str, str]) -> dict[str, Any]:
     result = run.result or {}
     about = {
         key: result[key] for key in ("code", "git_commit", "data", "device", "threads", "kernels") if key in result

@@ -13,7 +13,7 @@ from typing import Any
 
 from brsweep.report.published import Published, published
 from brsweep.report.rows import BITS, LAMBDAS, NO_EFFECT, Cohort, Row, identity_but
-from brsweep.report.runs import Run
+from brsweep.report.runs import ReportedRun
 from brsweep.report.spread import Paired, Spread, corrected, paired, spread
 
 
@@ -63,10 +63,10 @@ def judge(cohort: Cohort) -> Judged:
     return Judged(cohort, results, picks)
 
 
-def lsq_partners(runs: Sequence[Run]) -> dict[str, Run]:
+def lsq_partners(runs: Sequence[ReportedRun]) -> dict[str, ReportedRun]:
     """Run name -> the LSQ run of the same seed that it is compared with; LSQ runs themselves have none, unless their
     step sizes freeze and another's don't."""
-    found: dict[str, Run] = {}
+    found: dict[str, ReportedRun] = {}
     counted = [run for run in runs if run.counts and run.config is not None]
     baselines = [run for run in counted if _is_lsq(run)]
     baselines.sort(key=lambda run: bool(run.config["schedule"]["freeze_alpha"]), reverse=True)
@@ -152,15 +152,15 @@ def _notes(row: Row) -> list[str]:
     return notes
 
 
-def _is_lsq(run: Run) -> bool:
+def _is_lsq(run: ReportedRun) -> bool:
     return not (run.config["reg"].get("lambda_weight") or run.config["reg"].get("lambda_act"))
 
 
-def _baseline_key(run: Run) -> str:
+def _baseline_key(run: ReportedRun) -> str:
     return identity_but(run.config, "reg", "schedule.freeze_alpha") + str(run.config.get("pretrained"))
 
 
-def _against_lsq(row: Row, partners: Mapping[str, Run]) -> Paired | None:
+def _against_lsq(row: Row, partners: Mapping[str, ReportedRun]) -> Paired | None:
     pairs = [(run, partners[run.name]) for run in row.counted if run.name in partners]
     return paired([run.number("test_accuracy") - lsq.number("test_accuracy") for run, lsq in pairs])
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from brsweep.report.runs import Run, fingerprint
+from brsweep.report.runs import ReportedRun, fingerprint
+from brsweep.runs import words
 from brsweep.stages.plan import NOT_RESULTS, canonical
-from brsweep.sweep import describe
 
 LAMBDAS = ("reg.lambda_weight", "reg.lambda_act")
 BITS = ("quant.weight_bits", "quant.act_bits")
@@ -25,16 +25,16 @@ class Row:
 
     bits: str
     settings: Mapping[str, Any]
-    runs: tuple[Run, ...]
+    runs: tuple[ReportedRun, ...]
     seeds: tuple[int, ...]
     config: Mapping[str, Any] | None
 
     @property
     def is_lsq(self) -> bool:
-        return self.config is not None and describe.regularizer(self.config) == "lsq"
+        return self.config is not None and words.regularizer(self.config) == "lsq"
 
     @property
-    def counted(self) -> list[Run]:
+    def counted(self) -> list[ReportedRun]:
         """The runs that averages take: of two with one seed, the first."""
         return list({run.seed: run for run in reversed(self.runs) if run.counts}.values())[::-1]
 
@@ -59,13 +59,13 @@ class Cohort:
     varied: tuple[str, ...]
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[ReportedRun]:
         return [run for row in self.rows for run in row.runs]
 
 
-def cohorts(runs: Sequence[Run]) -> list[Cohort]:
+def cohorts(runs: Sequence[ReportedRun]) -> list[Cohort]:
     """Finished runs by training code and data identity; every other run with the finished ones of its data set."""
-    groups: dict[tuple[str | None, str], list[Run]] = {}
+    groups: dict[tuple[str | None, str], list[ReportedRun]] = {}
     for run in runs:
         if run.result is not None:
             groups.setdefault((run.result.get("code"), str(run.result.get("data"))), []).append(run)
@@ -104,13 +104,13 @@ def identity_but(config: Mapping[str, Any], *left_out: str) -> str:
     return fingerprint({key: value for key, value in seen.items() if not _within(key, left_out)})
 
 
-def _rows(runs: Sequence[Run]) -> tuple[tuple[Row, ...], tuple[str, ...]]:
+def _rows(runs: Sequence[ReportedRun]) -> tuple[tuple[Row, ...], tuple[str, ...]]:
     known = [run for run in runs if run.config is not None]
     values = _varied(known)
     checkpoints = _checkpoints_differ(known)
     if checkpoints:
         values["pretrained"] = list(dict.fromkeys(run.config.get("pretrained") for run in known))
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[ReportedRun]] = {}
     of_overrides: dict[frozenset[str], str] = {}
     for run in known:
         key = identity_but(run.config, "seed") + str(checkpoints and run.config.get("pretrained"))
@@ -129,21 +129,21 @@ def _rows(runs: Sequence[Run]) -> tuple[tuple[Row, ...], tuple[str, ...]]:
 
 
 def _row(
-    runs: Sequence[Run], seeds: tuple[int, ...], values: Mapping[str, Sequence[Any]], common: frozenset[str]
+    runs: Sequence[ReportedRun], seeds: tuple[int, ...], values: Mapping[str, Sequence[Any]], common: frozenset[str]
 ) -> Row:
     """`common`: overrides that every run has, which tell nothing of a row that was never begun."""
     runs = tuple(sorted(runs, key=lambda run: (run.seed is None, run.seed or 0, run.name)))
     config = next((run.config for run in runs if run.config is not None), None)
     if config is None:
-        words = [word for word in runs[0].status.overrides if word in _but_seed(runs[0]) - common]
-        return Row(NO_EFFECT, {"overrides": " ".join(words) or runs[0].name}, runs, seeds, None)
+        said = [word for word in runs[0].status.overrides if word in _but_seed(runs[0]) - common]
+        return Row(NO_EFFECT, {"overrides": " ".join(said) or runs[0].name}, runs, seeds, None)
     mine = flat(config)
     shown = {key for key, seen in values.items() if key == "pretrained" or _matters(config, key, seen)}
     settings = {key: mine.get(key) if key in shown else NO_EFFECT for key in values}
-    return Row(describe.bits(config).upper(), settings, runs, seeds, config)
+    return Row(words.bits(config).upper(), settings, runs, seeds, config)
 
 
-def _varied(runs: Sequence[Run]) -> dict[str, list[Any]]:
+def _varied(runs: Sequence[ReportedRun]) -> dict[str, list[Any]]:
     """What the runs differ in, less the seed: key -> its values."""
     configs = [results_alone(run.config) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config if key != "seed")
@@ -151,7 +151,7 @@ def _varied(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return {key: seen for key, seen in values.items() if len(seen) > 1}
 
 
-def _checkpoints_differ(runs: Sequence[Run]) -> bool:
+def _checkpoints_differ(runs: Sequence[ReportedRun]) -> bool:
     """Whether the pretrained file is something that the sweep varied: one seed begins at two of them, or some runs at
     none. A file for each seed is not; the path alone changes no result."""
     files: dict[int, set[Any]] = {}
@@ -184,11 +184,11 @@ def _within(key: str, places: Iterable[str]) -> bool:
     return any(key == place or key.startswith(f"{place}.") for place in places)
 
 
-def _but_seed(run: Run) -> frozenset[str]:
+def _but_seed(run: ReportedRun) -> frozenset[str]:
     return frozenset(word for word in run.status.overrides if not word.startswith("seed="))
 
 
-def _data(run: Run) -> str:
+def _data(run: ReportedRun) -> str:
     return str((run.config or {}).get("data", {}).get("_target_", "unknown")).rpartition(".")[2].lower()
 
 

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
+from brsweep.runs import words
+from brsweep.runs.folder import CONFIG, RunFolder
+from brsweep.runs.status import FINISHED, RunStatus, run_status
 from brsweep.stages.plan import canonical
-from brsweep.sweep import describe
-from brsweep.sweep.folder import CONFIG, CONSOLE, METRICS, RunFolder
-from brsweep.sweep.status import FINISHED, RunStatus, run_status, runs_of
-from brsweep.tracking import jsonl
+from brsweep.sweep.manifest import runs_of
+from brsweep.tracking.snapshots import Histogram
 
-LOG_LINES, LOG_BYTES = 12, 4096
+LOG_LINES = 12
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportedRun:
     """One run. `config` is None where the run was never begun, `result` where it is not finished; `records` are its
     epochs; `problems` says in a line each what could not be read."""
 
@@ -72,28 +73,19 @@ class Run:
         import shlex
 
         named = any(word.startswith("sweep_name=") for word in self.status.overrides)
-        words = [*self.status.overrides, *([] if named else [f"sweep_name={self.sweep}"])]
-        return shlex.join(["python", "-m", "brsweep.train", *words])
+        said = [*self.status.overrides, *([] if named else [f"sweep_name={self.sweep}"])]
+        return shlex.join(["python", "-m", "brsweep.train", *said])
 
     def log_end(self) -> str:
-        """The last lines of what the run printed, or of the log that its failure names."""
-        name = (RunFolder(self.path).failure() or {}).get("log") or CONSOLE
-        try:
-            with open(self.path / Path(name).name, "rb") as file:
-                file.seek(0, 2)
-                file.seek(max(0, file.tell() - LOG_BYTES))
-                text = file.read().decode(errors="replace")
-        except OSError:
-            return ""
-        return "\n".join(text.splitlines()[-LOG_LINES:])
+        return RunFolder(self.path).log_end(LOG_LINES)
 
 
-def read_sweeps(sweeps: Sequence[Path]) -> tuple[list[Run], list[str]]:
+def read_sweeps(sweeps: Sequence[Path]) -> tuple[list[ReportedRun], list[str]]:
     """The runs of all sweeps, and a line for each that two of them hold, which counts once.
 
     Raises `BrsweepError` where a path is no sweep folder, or one without a run.
     """
-    runs: dict[tuple[str, str | None], Run] = {}
+    runs: dict[tuple[str, str | None], ReportedRun] = {}
     notices = []
     for sweep in sweeps:
         for run in read_sweep(sweep):
@@ -105,81 +97,63 @@ def read_sweeps(sweeps: Sequence[Path]) -> tuple[list[Run], list[str]]:
     return list(runs.values()), notices
 
 
-def read_sweep(sweep: Path) -> list[Run]:
+def read_sweep(sweep: Path) -> list[ReportedRun]:
     if (sweep / CONFIG).is_file():
         raise BrsweepError(f"{sweep}: a run's folder; give its sweep's, {sweep.resolve().parent}")
     return [_read(status, sweep.resolve().name) for status in runs_of(sweep)]
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> ReportedRun:
     """One run by its folder. Raises `BrsweepError` where it is none."""
     if not (path / CONFIG).is_file():
         raise BrsweepError(f"{path}: no run's folder, it holds no {CONFIG}; give runs/<sweep>/<run>")
     return _read(run_status(path.resolve(), {}), path.resolve().parent.name)
 
 
-def _read(status: RunStatus, sweep: str) -> Run:
-    problems = []
-    result = RunFolder(status.path).result()
-    config = (result or {}).get("config")
-    records: list[dict[str, Any]] = []
-    if config is None and status.path.is_dir():
-        config = _config(status.path / CONFIG, problems)
+def _read(status: RunStatus, sweep: str) -> ReportedRun:
+    problems: list[str] = []
+    folder = RunFolder(status.path)
+    result = _sound(folder.result, problems, status.name)
+    config = (result or {}).get("config") or _sound(folder.config, problems, status.name)
     if config is not None and not _readable(config):
         problems.append(f"{status.name}: its configuration is not one that this brsweep knows; shown by its name")
         config = None
-    if (status.path / METRICS).exists():
-        try:
-            records = jsonl.read(status.path / METRICS)
-        except BrsweepError as error:
-            problems.append(f"{status.name}: no curves; {str(error).removeprefix(f'{status.path}/')}")
-    run = Run(status, sweep, config, result, records)
+    records = _sound(folder.records, problems, f"{status.name}: no curves") or []
+    run = ReportedRun(status, sweep, config, result, records)
     if run.state == FINISHED and not run.counts:
         problems.append(f"{status.name}: finished without a finite test accuracy; left out of every average")
-    return Run(status, sweep, config, result, records, tuple(problems))
+    return ReportedRun(status, sweep, config, result, records, tuple(problems))
 
 
-def _config(path: Path, problems: list[str]) -> dict[str, Any] | None:
-    import yaml
-
+def _sound(read: Callable[[], Any], problems: list[str], name: str) -> Any:
+    """What `read` gives; None, and a line in `problems`, where the file is damaged."""
     try:
-        config = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError):
-        config = None
-    if not isinstance(config, dict):
-        problems.append(f"{path.parent.name}: {CONFIG} is damaged, so its configuration is not known")
+        return read()
+    except BrsweepError as error:
+        problems.append(f"{name}: {error}")
         return None
-    return config
 
 
 def _readable(config: Mapping[str, Any]) -> bool:
     """Whether it has what tables and pairs rest on, so that a run of an older version costs the report no more."""
     try:
         canonical(config)
-        describe.regularizer(config)
+        words.regularizer(config)
         return isinstance(config["seed"], int) and all("_target_" in config[key] for key in ("model", "data"))
     except (KeyError, TypeError, AttributeError):
         return False
 
 
-def layers(run: Run) -> list[dict[str, Any]]:
+def layers(run: ReportedRun) -> list[dict[str, Any]]:
     """The run's layers.jsonl, an entry per quantized epoch; empty where there is none, or a damaged one."""
+    return _sound(RunFolder(run.path).layers, [], run.name) or []
+
+
+def histograms(run: ReportedRun, name: str) -> dict[str, Histogram]:
+    """Site -> histogram of snapshots/<name>.npz; empty where there is none, or a damaged one."""
     try:
-        return jsonl.read(run.path / "layers.jsonl")
+        return RunFolder(run.path).snapshot(name)[0]
     except BrsweepError:
-        return []
-
-
-def snapshot(run: Run, name: str) -> dict[str, Any]:
-    """Arrays of snapshots/<name>.npz; empty where there is none, or a damaged one."""
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with np.load(run.path / "snapshots" / f"{name}.npz", allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return {}
 
 

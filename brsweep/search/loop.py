@@ -15,10 +15,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from brsweep.errors import BrsweepError
+from brsweep.runs.run import Run
 from brsweep.search.settings import Question, Search
 from brsweep.search.space import Space, in_words, lowest, read_space
 from brsweep.search.study import FAILED, FILE, PRUNED, counted, open_study, requeue_killed
-from brsweep.sweep.planned import Run
 from brsweep.tracking.console import Console
 from brsweep.training.schedule import seed_of
 

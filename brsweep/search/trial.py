@@ -9,18 +9,16 @@ from typing import Any
 import optuna
 
 from brsweep.errors import BrsweepError
+from brsweep.runs.execution import Pruned, execute
+from brsweep.runs.run import Run
 from brsweep.search.settings import Question
 from brsweep.search.study import FAILED, PRUNED, RUN
 from brsweep.stages.plan import REGULARIZED
-from brsweep.sweep.folder import METRICS
 from brsweep.sweep.manifest import add_to_manifest
-from brsweep.sweep.planned import Run
-from brsweep.sweep.run import Pruned, execute
-from brsweep.tracking.jsonl import read
 from brsweep.training.loop import Diverged
 
 
-class Watch:
+class TrialReport:
     """Reports a run's last stage to the study, epoch by epoch, and prunes it where the study's pruner says so.
 
     safe_until: the epoch up to which nothing is pruned. command: the plain one that goes on with the run.
@@ -58,14 +56,14 @@ def run_trial(trial: optuna.Trial, question: Question) -> float | None:
     trial.set_user_attr(RUN, run.name)
     _note(run, trial, question)
     safe_until = run.config["schedule"]["warmup_epochs"] + question.settings.prune_after_epochs
-    watch = Watch(trial, safe_until, question.command(trial.params))
+    watch = TrialReport(trial, safe_until, question.command(trial.params))
     try:
         result = execute(run.config, watch)
     except Pruned as error:
         return trial.set_user_attr(PRUNED, str(error))
     except Diverged as error:
         return trial.set_user_attr(FAILED, str(error))
-    for record in read(run.folder.path / METRICS):  # a run that was finished before has shown none
+    for record in run.folder.records():  # a run that was finished before has shown none
         if record["stage"] == REGULARIZED:
             watch.report(record)
     return result["val_accuracy"]

@@ -1,12 +1,18 @@
 """Finished stages on disk, by signature.
 
+    <root>/.brsweep-store            the marker: this folder is a store, made here
     <root>/<signature>/state.pt      the stage's end: network, optimizer, records
-    <root>/<signature>/entry.json    what it is, for people, and the SHA-256 of state.pt
+    <root>/<signature>/entry.json    what it is, its signature, and the SHA-256 of state.pt
     <root>/<signature>.partial/      the checkpoint of a stage in training
+    <root>/<signature>.damaged/      set aside
     <root>/locks/<signature>         held, by an OS lock, by the process that trains it
 
-An entry appears whole, in one rename, or not at all. A damaged one is set aside and trained again, with a warning:
-never a wrong result.
+An entry appears whole, in one rename, or not at all. One that is damaged, or that lies under another stage's signature,
+is set aside and trained again, with a warning: never a wrong result. Nothing else in the folder is ever touched, and no
+link is followed.
+
+Locks are the system's own (flock), gone with their process however it ends. The package filelock has them too, but a
+look at a lock is not to be seen by another look, which takes a shared one, and a wait is not to poll.
 """
 
 from __future__ import annotations
@@ -15,16 +21,21 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
 
+MARKER, LOCKS = ".brsweep-store", "locks"
 STATE, ENTRY = "state.pt", "entry.json"
+NAME = re.compile(r"[0-9a-f]{16}(\.partial|\.damaged)?")
+HELD_BY = {"": {STATE, ENTRY}, ".partial": {STATE, ENTRY, "checkpoint.pt"}, ".damaged": {STATE, ENTRY, "checkpoint.pt"}}
+"""What each kind of folder may hold, beside hidden files of a write that was broken off."""
 
 
 class Store:
@@ -33,25 +44,29 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether the folder is a store that was made here."""
+        return (self.root / MARKER).is_file() and not self.root.is_symlink()
+
     def find(self, signature: str) -> Path | None:
-        """The state of a finished stage, checked against its hash; None where there is none or it was damaged."""
+        """The state of a finished stage, checked against its signature and its hash; None where there is none.
+
+        A damaged one counts as none, with a warning, and is set aside unless a process is at this stage.
+        """
         folder = self.root / signature
-        if not folder.is_dir():
-            return None
-        try:
-            entry = json.loads((folder / ENTRY).read_text())
-            if entry["sha256"] == _sha256(folder / STATE):
-                return folder / STATE
-            damage = "its content does not match its hash"
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            damage = str(error)
+        damage = self._damage(folder)
+        if damage is None:
+            return folder / STATE if folder.is_dir() else None
         warnings.warn(f"{folder}: damaged ({damage}); this stage is trained again", stacklevel=2)
-        self._set_aside(folder)
+        with suppress(BlockingIOError, BrsweepError), os_lock(self.root / LOCKS / signature):
+            if self._damage(folder) is not None:  # looked at again: another process may have replaced it
+                self._set_aside(folder)
         return None
 
     def entry(self, signature: str) -> dict[str, Any]:
         """What `publish` was told of the stage."""
-        return json.loads((self.root / signature / ENTRY).read_text())
+        return json.loads((self.root / signature / ENTRY).read_text(encoding="utf-8"))
 
     def partial(self, signature: str) -> Path:
         """The folder for the checkpoint of a stage in training; whoever holds the lock may write to it."""
@@ -60,8 +75,9 @@ class Store:
     def publish(self, signature: str, about: Mapping[str, Any]) -> Path:
         """Turn the partial folder, which holds the finished STATE, into the entry. Call it with the lock held."""
         partial, folder = self.partial(signature), self.root / signature
-        entry = dict(about) | {"sha256": _sha256(partial / STATE), "bytes": (partial / STATE).stat().st_size}
-        with open(partial / ENTRY, "w") as file:
+        state = partial / STATE
+        entry = dict(about) | {"signature": signature, "sha256": _sha256(state), "bytes": state.stat().st_size}
+        with open(partial / ENTRY, "w", encoding="utf-8") as file:
             json.dump(entry, file, indent=2, sort_keys=True)
             file.flush()
             os.fsync(file.fileno())
@@ -73,17 +89,53 @@ class Store:
     @contextmanager
     def lock(self, signature: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Hold the stage: one process trains it, the others wait here, after a call of `waiting`."""
-        with os_lock(self.root / "locks" / signature, waiting):
+        with os_lock(self.root / LOCKS / signature, waiting):
+            self._mark()
             yield
 
     def in_training(self, signature: str) -> bool:
         """Whether a process holds the stage."""
-        return lock_is_held(self.root / "locks" / signature)
+        return lock_is_held(self.root / LOCKS / signature)
+
+    def folders(self) -> list[Path]:
+        """The folders that are entries, partial or damaged ones, by name and by content; nothing else in the root."""
+        return [path for path in sorted(self.root.iterdir()) if _is_ours(path)] if self.is_marked else []
+
+    def remove(self, folder: Path) -> bool:
+        """Remove one of `folders()`, unless a process is at its stage."""
+        try:
+            with os_lock(self.root / LOCKS / folder.name.partition(".")[0]):
+                if _is_ours(folder):
+                    shutil.rmtree(folder)
+                return True
+        except BlockingIOError:
+            return False
+
+    def _mark(self) -> None:
+        if not (self.root / MARKER).exists():
+            (self.root / MARKER).write_text("Finished stages of brsweep, by signature.\n", encoding="utf-8")
+
+    def _damage(self, folder: Path) -> str | None:
+        """Why the entry can't be used; None where it can, or where there is none."""
+        if not folder.is_dir():
+            return None
+        try:
+            entry = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
+            if entry["signature"] != folder.name:
+                return f"it is the stage {entry['signature']}"
+            if entry["sha256"] != _sha256(folder / STATE):
+                return "its content does not match its hash"
+            if not isinstance(entry["trained_by"], str) or not isinstance(entry["stage"], str):
+                return "its entry.json lacks who trained it"
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            return " ".join(f"{type(error).__name__} {error}".split())[:120]
+        return None
 
     def _set_aside(self, folder: Path) -> None:
         aside = folder.with_name(f"{folder.name}.damaged")
         shutil.rmtree(aside, ignore_errors=True)
-        os.rename(folder, aside)
+        with suppress(FileNotFoundError):
+            os.rename(folder, aside)
 
 
 @contextmanager
@@ -113,11 +165,20 @@ def lock_is_held(path: Path) -> bool:
     try:
         with open(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
     except BlockingIOError:
         return True
+    except OSError:  # no such file, or not to be read: nobody holds it
+        return False
     return False
+
+
+def _is_ours(folder: Path) -> bool:
+    named = NAME.fullmatch(folder.name)
+    if not named or folder.is_symlink() or not folder.is_dir():
+        return False
+    held = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    known = HELD_BY[named.group(1) or ""]
+    return all(path.name in known and not path.is_symlink() and path.is_file() for path in held)
 
 
 def _sha256(path: Path) -> str:

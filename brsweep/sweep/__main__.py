@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from brsweep.errors import BrsweepError
+from brsweep.runs.status import RunStatus
+from brsweep.sweep.manifest import runs_of
 from brsweep.sweep.screen import duration, percent, progress
-from brsweep.sweep.status import RunStatus, runs_of
 
 COLUMNS = ("run", "state", "epoch", "accuracy", "left", "")
 

@@ -5,24 +5,21 @@
 
 A run needs its shared stages until it is finished: those named by a sweep's manifest, also of runs that have not begun,
 and those of every run folder without a result. Where a folder does not tell what it needs, nothing is removed. What a
-process is training is left alone.
+process is training is left alone, and so is everything that is no entry of a store that brsweep made.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from brsweep.errors import BrsweepError
-from brsweep.stages.store import Store, os_lock
-from brsweep.sweep.folder import CONFIG, RunFolder
+from brsweep.runs.folder import CONFIG, RunFolder
+from brsweep.stages.store import Store
 from brsweep.sweep.manifest import MANIFEST, read_manifest
-from brsweep.sweep.planned import Run
 
 MIB = 2**20
 
@@ -36,69 +33,53 @@ class Entry:
     size: int
     needed_by: tuple[str, ...]
 
-    @property
-    def signature(self) -> str:
-        return self.path.name.partition(".")[0]
-
 
 def entries(store: Store, outputs: Sequence[Path]) -> list[Entry]:
-    """Everything in the store, with the unfinished runs under `outputs` that need it. Raises `BrsweepError`."""
+    """Everything in the store, with the unfinished runs under `outputs` that need it.
+
+    Raises `BrsweepError` where `store` is none that brsweep made, or where a run does not tell what it needs.
+    """
+    if store.root.exists() and not store.is_marked:
+        raise BrsweepError(f"{store.root}: not a store of brsweep's; give the right one with --store")
     needs: dict[str, list[str]] = {}
     for output in outputs:
         for name, signatures in _unfinished(output):
             for signature in signatures:
                 needs.setdefault(signature, []).append(name)
     found = []
-    for path in sorted(store.root.iterdir()) if store.root.is_dir() else ():
+    for path in store.folders():
         signature, _, kind = path.name.partition(".")
-        if path.is_dir() and path.name != "locks":
-            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-            users = () if kind == "damaged" else tuple(needs.get(signature, ()))
-            found.append(Entry(path, kind or _stage(store, signature), size, users))
+        size = sum(file.stat().st_size for file in path.iterdir())
+        users = () if kind == "damaged" else tuple(needs.get(signature, ()))
+        found.append(Entry(path, kind or _stage(store, signature), size, users))
     return found
 
 
-def remove(store: Store, unwanted: Sequence[Entry]) -> list[Entry]:
-    """Remove entries, but for those that a process is training at this moment; returns the removed ones."""
-    removed = []
-    for entry in unwanted:
-        with suppress(BlockingIOError), os_lock(store.root / "locks" / entry.signature):
-            shutil.rmtree(entry.path)
-            removed.append(entry)
-    return removed
-
-
 def _unfinished(output: Path) -> Iterator[tuple[str, list[str]]]:
-    """Runs without a result, with the signatures of their shared stages."""
+    """Runs without a result, with the signatures of their shared stages, as their folders and sweeps keep them."""
     if not output.is_dir():
         raise BrsweepError(f"{output}: no such folder; give the output_dir that holds the sweeps, such as runs")
     planned = set()
     for path in sorted(output.rglob(MANIFEST)):
-        for run in read_manifest(path.parent)["runs"]:
+        for run in (read_manifest(path.parent) or {"runs": []})["runs"]:
             planned.add(path.parent / run["name"])
-            if RunFolder(path.parent / run["name"]).result() is None:
+            if not RunFolder(path.parent / run["name"]).finished:
                 yield run["name"], run["stages"]
     for path in sorted(output.rglob(CONFIG)):
-        if path.parent not in planned and RunFolder(path.parent).result() is None:
-            yield path.parent.name, [stage.signature for stage in _run_in(path).stages[:-1]]
-
-
-def _run_in(path: Path) -> Run:
-    import yaml
-
-    try:
-        return Run.of(yaml.safe_load(path.read_text()))
-    except (BrsweepError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        why = " ".join(str(error).split())
-        raise BrsweepError(
-            f"{path}: does not tell which stages its unfinished run needs ({why}); finish it or remove its folder"
-        ) from None
+        folder = RunFolder(path.parent)
+        if path.parent not in planned and not folder.finished:
+            stages = folder.planned_stages()
+            if stages is None:
+                raise BrsweepError(
+                    f"{path}: does not tell which stages its unfinished run needs; finish it or remove its folder"
+                )
+            yield path.parent.name, stages
 
 
 def _stage(store: Store, signature: str) -> str:
     try:
-        return store.entry(signature)["stage"]
-    except (OSError, ValueError, KeyError):
+        return str(store.entry(signature)["stage"])
+    except (OSError, ValueError, KeyError, TypeError):
         return "damaged"
 
 
@@ -115,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             users = f"needed by {len(entry.needed_by)} unfinished runs" if entry.needed_by else "needed by no run"
             print(f"{entry.path.name:25} {entry.stage:8} {entry.size / MIB:9.1f} MiB  {users}")
         unwanted = [entry for entry in found if not entry.needed_by]
-        gone = remove(store, unwanted) if typed.remove else []
+        gone = [entry for entry in unwanted if store.remove(entry.path)] if typed.remove else []
     except BrsweepError as error:
         sys.exit(f"error: {error}")
     total, spare = (sum(entry.size for entry in some) / MIB for some in (found, unwanted))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from brsweep.errors import BrsweepError
-from brsweep.sweep.launch import FINISHED, Outcome, SweepPlan, check_grid, close
+from brsweep.sweep.plan import FINISHED, Outcome, SweepPlan, check_grid, close
 from brsweep.sweep.pool import LocalPool, Options, Screen
 from brsweep.sweep.screen import screen
 from brsweep.sweep.tree import Task

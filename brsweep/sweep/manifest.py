@@ -6,7 +6,8 @@
 
 It knows of runs that have no folder yet, so that they can be shown as missing, and of the shared stages that each one
 needs, so that cleaning up the store never takes one from a run that is still to come. Each launch adds its runs to
-those of earlier ones.
+those of earlier ones. A manifest from elsewhere is data: a run's name is that of a folder in the sweep's, or it is
+refused.
 """
 
 from __future__ import annotations
@@ -17,25 +18,30 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
+from brsweep.runs.folder import CONFIG, write_atomically
+from brsweep.runs.status import RunStatus, run_status
 from brsweep.stages.store import os_lock
-from brsweep.sweep.folder import write_atomically
 
 MANIFEST, VERSION = "sweep.json", 1
+FIELDS = {"name": str, "overrides": list, "epochs": int, "stages": list}
 
 
 def read_manifest(sweep: Path) -> dict[str, Any] | None:
     """The manifest of the sweep folder, or None where it has none. Raises `BrsweepError` for a damaged one."""
     path = sweep / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         manifest = None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("runs"), list):
         raise BrsweepError(f"{path}: damaged; remove it and launch the sweep again, which writes it anew")
     if manifest.get("version") != VERSION:
         raise BrsweepError(f"{path}: of another version ({manifest.get('version')}); this brsweep reads {VERSION}")
+    for run in manifest["runs"]:
+        if not _is_run(run):
+            raise BrsweepError(f"{path}: damaged, it names {str(run)[:80]}; remove it and launch the sweep again")
     return manifest
 
 
@@ -49,3 +55,25 @@ def add_to_manifest(sweep: Path, name: str, command: str, runs: Iterable[Mapping
         known |= {run["name"]: dict(run) for run in runs}
         manifest = {"version": VERSION, "name": name, "command": command, "runs": list(known.values())}
         write_atomically(sweep / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def runs_of(sweep: Path) -> list[RunStatus]:
+    """What the runs of a sweep folder do: first those of its manifest, in its order, then others that lie in it.
+
+    Raises `BrsweepError` where `sweep` is no folder or holds no run.
+    """
+    if not sweep.is_dir():
+        raise BrsweepError(f"{sweep}: no such folder; give a sweep's, such as runs/default")
+    manifest = read_manifest(sweep) or {"runs": []}
+    known = {run["name"]: run for run in manifest["runs"]}
+    others = sorted(path.parent.name for path in sweep.glob(f"*/{CONFIG}") if path.parent.name not in known)
+    if not known and not others:
+        raise BrsweepError(f"{sweep}: holds no run; a sweep's folder is <output_dir>/<sweep_name>")
+    return [run_status(sweep / name, known.get(name, {})) for name in (*known, *others)]
+
+
+def _is_run(run: Any) -> bool:
+    whole = isinstance(run, dict) and all(isinstance(run.get(key), kind) for key, kind in FIELDS.items())
+    if not whole or not all(isinstance(word, str) for word in (*run["overrides"], *run["stages"])):
+        return False
+    return run["name"] not in ("", ".", "..") and not set(run["name"]) & set("/\\\0")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from brsweep.stages.store import Store
-from brsweep.sweep.launch import CANCELLED, FAILED, FINISHED, INTERRUPTED, Outcome
+from brsweep.sweep.plan import CANCELLED, FAILED, FINISHED, INTERRUPTED, Outcome
 from brsweep.sweep.process import LOG, Worker
 from brsweep.sweep.tree import Task
 

@@ -6,8 +6,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from brsweep.sweep.launch import FINISHED, Outcome
-from brsweep.sweep.status import RunStatus, run_status
+from brsweep.runs.status import RunStatus, run_status
+from brsweep.sweep.plan import FINISHED, Outcome
 from brsweep.sweep.tree import Task
 
 REDRAW_S = 1.0

@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
-from brsweep.sweep.describe import final_values, tags
-from brsweep.sweep.folder import CONFIG, METRICS, RunFolder
+from brsweep.runs.folder import CONFIG, RunFolder
+from brsweep.runs.words import final_values, tags
 from brsweep.targets import TARGET, build
-from brsweep.tracking.jsonl import read
 from brsweep.tracking.layer_means import with_layer_means
-from brsweep.tracking.snapshots import has_ended, layers
 from brsweep.tracking.tracker import FINISHED, INTERRUPTED, RunInfo, one_line
 from brsweep.tracking.wandb_mode import will_be_online
 from brsweep.tracking.wandb_sent import OnRecord, Sent
@@ -80,10 +78,10 @@ def sync(sweep: Path, say: Callable[[str], None]) -> int:
 
 def _sync_run(folder: RunFolder, online: bool, say: Callable[[str], None]) -> str:
     """What was done for one run."""
-    config = _config(folder.path)
-    if config["logger"].get(TARGET) != WANDB:
+    config = folder.config()
+    if not isinstance(config.get("logger"), dict) or config["logger"].get(TARGET) != WANDB:
         return ELSEWHERE
-    if not (folder.path / METRICS).exists():
+    if not folder.records():
         return EMPTY
     if folder.held:
         return TRAINING
@@ -92,15 +90,14 @@ def _sync_run(folder: RunFolder, online: bool, say: Callable[[str], None]) -> st
 
 
 def _complete(folder: RunFolder, config: Mapping[str, Any], online: bool, say: Callable[[str], None]) -> str:
-    path, result = folder.path, folder.result()
-    records = read(path / METRICS)
+    path, result, records = folder.path, folder.result(), folder.records()
     about = RunInfo(
         name=path.name,
         sweep=config["sweep_name"],
         config=config,
         tags=tags(config),
         id=folder.attempt_id(f"{config['sweep_name']}/{path.name}"),
-        stage_ends=_stage_ends(path, records),
+        stage_ends=_stage_ends(folder, records),
         notice=lambda line: None,
         warn=lambda line: say(f"{path.name}: {line}"),
     )
@@ -110,7 +107,7 @@ def _complete(folder: RunFolder, config: Mapping[str, Any], online: bool, say: C
     tracker = build("logger", config["logger"], folder=path, run=about)
     tracker.fall_back = False
     try:
-        tracker.replay(with_layer_means(records, layers(path)))
+        tracker.replay(with_layer_means(records, folder.layers()))
     except Exception as error:
         raise Unreachable(f"W&B can't be reached or refuses ({one_line(error)}); the same command goes on") from None
     if result is not None:
@@ -125,21 +122,11 @@ def _is_complete(before: OnRecord, epochs: int, finished: bool, online: bool) ->
     return whole and (before.mode == "online" or not online)
 
 
-def _stage_ends(path: Path, records: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+def _stage_ends(folder: RunFolder, records: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
     """The steps that end a stage: those before another stage begins, and the last one where its stage has ended."""
     changes = [step for step, (a, b) in enumerate(pairwise(records), start=1) if a["stage"] != b["stage"]]
-    ended = bool(records) and has_ended(path, records[-1]["stage"])
+    ended = bool(records) and folder.stage_has_ended(records[-1]["stage"])
     return (*changes, len(records)) if ended else tuple(changes)
-
-
-def _config(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        config = yaml.load((path / CONFIG).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        return config if config["logger"] is not None else {"logger": {}}
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        raise BrsweepError(f"{path / CONFIG}: not a run's configuration; the same run writes it anew") from None
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from brsweep.runs.folder import RunFolder
+from brsweep.runs.run import Run, shared_folder
 from brsweep.stages.plan import Stage
-from brsweep.sweep.folder import RunFolder
-from brsweep.sweep.planned import Run, shared_folder
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ ORPHANED = 86
 
 def work(task: Mapping[str, Any]) -> None:
     """Do a task: `config`, and `upto`, the signature of the shared stage to train, or None for the whole run."""
-    from brsweep.sweep.run import execute, execute_shared
+    from brsweep.runs.execution import execute, execute_shared
 
     if task["upto"] is None:
         execute(task["config"])

@@ -71,15 +71,18 @@ class JsonLines:
         return fd
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path, skip_damaged: bool = False) -> list[dict[str, Any]]:
     """The records at `path`, in order; a last line without an end that is no JSON object is left out as cut short.
 
+    skip_damaged: leave out any other line that is none as well, for a look at a file that is being written.
     Raises `BrsweepError` where there is no such file, or where any other line is not a JSON object.
     """
     with _naming(Path(path), "read"):
         content = Path(path).read_bytes()
     lines = content.split(b"\n")
     records = [_record(line) for line in lines]
+    if skip_damaged:
+        return [record for record in records if record is not None]
     if records[-1] is None:  # what follows the last line end: nothing, or a line cut short
         records.pop()
     for number, record in enumerate(records, start=1):

@@ -1,4 +1,4 @@
-"""What a run folder holds of its quantized layers, read for drawing: histograms, confusion counts, arrays over epochs.
+"""What a run folder holds of its quantized layers: histograms, confusion counts, arrays over epochs.
 
 Needs numpy alone. A file that is missing gives nothing; a damaged one raises `BrsweepError`.
 """
@@ -6,6 +6,7 @@ Needs numpy alone. A file that is missing gives nothing; a damaged one raises `B
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 LAYERS, SNAPSHOTS = "layers.jsonl", "snapshots"
+ABOUT = ("low", "high", "below", "above", "alpha", "bits")
 MARGIN = 1.5
 """Histograms reach this many steps beyond the lowest and the highest level, as `training.measure` makes them."""
 
@@ -54,6 +56,23 @@ class Histogram:
 
         at_zero = (edges[:-1] <= 0) & (edges[1:] > 0) & (self.codes[0] == 0)
         return max(float(np.where(at_zero, 0, counts).max()), 1.0)
+
+
+def write(folder: Path, name: str, content: Mapping[str, Any]) -> None:
+    """snapshots/<name>.npz, name being <stage>-start or <stage>-end: per site `<site>/counts` and `<site>/about` (low,
+    high, below, above, alpha, bits), and `confusion` where the stage has ended."""
+    import numpy as np
+
+    arrays = {}
+    for site, values in content.get("sites", {}).items():
+        arrays[f"{site}/counts"] = np.asarray(values["counts"])
+        arrays[f"{site}/about"] = np.array([values[key] for key in ABOUT], dtype=np.float64)
+    if "confusion" in content:
+        arrays["confusion"] = np.asarray(content["confusion"])
+    (folder / SNAPSHOTS).mkdir(parents=True, exist_ok=True)
+    part = folder / SNAPSHOTS / f".{name}.part.npz"
+    np.savez_compressed(part, **arrays)
+    part.replace(folder / SNAPSHOTS / f"{name}.npz")
 
 
 def snapshot(folder: Path, name: str) -> tuple[dict[str, Histogram], np.ndarray | None]:

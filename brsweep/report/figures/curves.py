@@ -9,7 +9,7 @@ from typing import Any
 from brsweep.report.figures import Absent, Figure, Panel, Series
 from brsweep.report.figures.pairs import Pair
 from brsweep.report.results import Result
-from brsweep.report.runs import Run
+from brsweep.report.runs import ReportedRun
 
 STAGES = {"float": "float", "warmup": "warm-up", "br": "BR"}
 
@@ -68,7 +68,7 @@ def _over_seeds(rows: Sequence[tuple[str, Result]], value: Callable[[Mapping[str
     return result
 
 
-def own_curves(run: Run) -> dict[str, Any]:
+def own_curves(run: ReportedRun) -> dict[str, Any]:
     """What the page draws on a run's own page: epochs' values, short."""
     keys = ("train_accuracy", "val_accuracy", "test_accuracy", "task_loss", "penalty_weight", "penalty_act", "lr")
     curves = {key: [_short(record.get(key)) for record in run.records] for key in keys}

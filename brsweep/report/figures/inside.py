@@ -8,7 +8,7 @@ from typing import Any
 from brsweep.report.figures import Absent, Figure, Heat, Panel, Series
 from brsweep.report.figures.curves import stage_marks
 from brsweep.report.figures.pairs import LSQ, Pair
-from brsweep.report.runs import layers, snapshot
+from brsweep.report.runs import histograms, layers
 
 KINDS = {"weight": "weights", "act": "activations"}
 WHAT = {"weight": "latent weights", "act": "activations before quantization"}
@@ -22,7 +22,7 @@ class Inside:
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
         self.epochs = {name: layers(run) for name, run in pair.runs}
-        self.last = {name: snapshot(run, "br-end") for name, run in pair.runs}
+        self.last = {name: histograms(run, "br-end") for name, run in pair.runs}
         self.names = [name for name, _ in pair.runs]
 
     def sites(self, kind: str) -> list[str]:
@@ -65,17 +65,16 @@ def distributions(inside: Inside, kind: str) -> Figure | Absent:
 def _distribution(inside: Inside, kind: str, site: str) -> Panel | None:
     series, shares, codes = [], [], range(0)
     for color, name in enumerate(inside.names):
-        counts, about = (inside.last[name].get(f"{site}/{part}") for part in ("counts", "about"))
-        if counts is None or about is None or not counts.sum():
+        held = inside.last[name].get(site)
+        if held is None or not held.counts.sum():
             continue
-        low, high = float(about[0]), float(about[1])
-        width = (high - low) / len(counts)
+        counts, low, codes = held.counts, held.low, held.codes
+        width = (held.high - low) / len(counts)
         sign = 1 if name == LSQ or len(inside.names) == 1 else -1
         x = [round(low + (i + 0.5) * width, 4) for i in range(len(counts))]
         top = _highest(counts, x, width, kind)
         y = [round(sign * min(1.0, float(value) / top), 4) for value in counts]
         series.append(Series(name, x, y, color=color, area=True))
-        codes = range(round(low + 1.5), round(high - 1.5) + 1)
         share = inside.latest(name, "near", site)
         shares.append("?" if share is None else f"{100 * share:.0f} %")
     marks = [(float(code), "") for code in codes]

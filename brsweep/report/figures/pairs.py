@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from brsweep.report.results import Judged, Result, lsq_partners, row_label
-from brsweep.report.runs import Run
+from brsweep.report.runs import ReportedRun
 
 LSQ, BR = "LSQ", "LSQ + BR"
 
@@ -16,13 +16,13 @@ class Pair:
 
     bits: str
     label: str
-    br: Run | None
-    lsq: Run | None
+    br: ReportedRun | None
+    lsq: ReportedRun | None
     br_row: Result | None
     lsq_row: Result | None
 
     @property
-    def runs(self) -> list[tuple[str, Run]]:
+    def runs(self) -> list[tuple[str, ReportedRun]]:
         return [(name, run) for name, run in ((LSQ, self.lsq), (BR, self.br)) if run is not None]
 
     @property

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
-from brsweep.sweep.folder import RunFolder, write_atomically
+from brsweep.runs.folder import RunFolder, write_atomically
 from brsweep.sweep.worker import work
 
 ENVIRONMENT = "environment.json"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from brsweep.errors import BrsweepError
-from brsweep.sweep.launch import SweepPlan, check_grid, close
+from brsweep.sweep.plan import SweepPlan, check_grid, close
 from brsweep.sweep.screen import screen
 from brsweep.sweep.slurm import queue
 from brsweep.sweep.slurm.arrays import arrays

@@ -1,7 +1,7 @@
 """Which tasks need a job, and their jobs: submitted array by array, each recorded before the next.
 
-    <sweep>/slurm.json    {"version": 1, "jobs": {<task's name>: <job id>, ...}}
-    <sweep>/slurm/        submitit's: the scripts, the pickled tasks, the jobs' logs
+<sweep>/slurm.json    {"version": 1, "jobs": {<task's name>: <job id>, ...}}
+<sweep>/slurm/        submitit's: the scripts, the pickled tasks, the jobs' logs
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
+from brsweep.runs.folder import write_atomically
 from brsweep.stages.store import os_lock
-from brsweep.sweep.folder import write_atomically
-from brsweep.sweep.launch import SweepPlan
+from brsweep.sweep.plan import SweepPlan
 from brsweep.sweep.pool import is_done
 from brsweep.sweep.slurm import queue
 from brsweep.sweep.slurm.arrays import arrays

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import sleep
 
 from brsweep.errors import BrsweepError
-from brsweep.sweep.launch import CANCELLED, FAILED, FINISHED, Outcome
+from brsweep.sweep.plan import CANCELLED, FAILED, FINISHED, Outcome
 from brsweep.sweep.pool import Screen, is_done
 from brsweep.sweep.slurm import queue
 from brsweep.sweep.slurm.submit import log_of, own_jobs

@@ -11,12 +11,12 @@ from typing import Any
 
 from brsweep import targets
 from brsweep.errors import BrsweepError
+from brsweep.runs.folder import CONSOLE, RunFolder
+from brsweep.runs.reporter import OnEpoch, RunReporter
+from brsweep.runs.result import run_result, summary
+from brsweep.runs.run import Run, finished_result, is_stale, shared_folder
+from brsweep.runs.words import final_values, settings_lines, tags
 from brsweep.stages.store import Store
-from brsweep.sweep.describe import final_values, settings_lines, tags
-from brsweep.sweep.folder import CONFIG, CONSOLE, RunFolder, write_atomically
-from brsweep.sweep.planned import Run, finished_result, is_stale, shared_folder
-from brsweep.sweep.reporter import RunReporter, Watch
-from brsweep.sweep.result import run_result, summary
 from brsweep.tracking.console import Console
 from brsweep.tracking.tracker import FAILED, FINISHED, INTERRUPTED, Guarded, RunInfo, Tracker
 
@@ -25,7 +25,7 @@ class Pruned(BrsweepError):
     """Raised by `watch` to end a run early. That is no failure: the run keeps its checkpoint and can go on."""
 
 
-def execute(config: Mapping[str, Any], watch: Watch | None = None) -> dict[str, Any]:
+def execute(config: Mapping[str, Any], watch: OnEpoch | None = None) -> dict[str, Any]:
     """Do the run that `config` describes and return its result; a finished run's stored result answers at once.
 
     watch: told of each epoch's record of the last stage, those of before a restart first. It may raise `Pruned`.
@@ -46,7 +46,7 @@ def execute(config: Mapping[str, Any], watch: Watch | None = None) -> dict[str, 
             return stored
         if config["force"] or is_stale(run):
             run.folder.clear()
-        write_atomically(run.folder.path / CONFIG, _yaml(config))
+        run.folder.begin(config, [stage.signature for stage in run.stages[:-1]])
         with _recorded(run.folder) as console:
             return _train(run, console, watch)
 
@@ -101,7 +101,7 @@ def _recorded(folder: RunFolder) -> Iterator[Console]:
         console.close()
 
 
-def _train(run: Run, console: Console, watch: Watch | None) -> dict[str, Any]:
+def _train(run: Run, console: Console, watch: OnEpoch | None) -> dict[str, Any]:
     from brsweep.stages.bench import Bench
     from brsweep.stages.run import CHECKPOINT, run_stages
     from brsweep.training.checkpoint import save
@@ -123,7 +123,7 @@ def _train(run: Run, console: Console, watch: Watch | None) -> dict[str, Any]:
         state, learner = run_stages(bench, run.stages, store, run.folder.checkpoints, run.full_name, reporter)
         result = run_result(run, bench, state, learner, time.time() - began)
         save(run.folder.checkpoints / "last.pt", {"model": learner.model.state_dict()})
-        run.folder.write_result(result)
+        result = run.folder.write_result(result)
         (run.folder.checkpoints / CHECKPOINT).unlink(missing_ok=True)  # a finished run keeps weights alone
         status = FINISHED
         if tracker is not None:
@@ -158,9 +158,3 @@ def _tracker(run: Run, console: Console) -> Tracker | None:
         warn=console.warn,
     )
     return Guarded(targets.build("logger", run.config["logger"], folder=run.folder.path, run=info), console.warn)
-
-
-def _yaml(config: Mapping[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(dict(config), sort_keys=False)

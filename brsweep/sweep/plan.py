@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from brsweep.errors import BrsweepError
+from brsweep.runs.run import Run, finished_result
 from brsweep.stages.signature import digest
 from brsweep.stages.store import Store
 from brsweep.sweep.manifest import add_to_manifest
-from brsweep.sweep.planned import Run, finished_result
 from brsweep.sweep.tree import Task, epochs_apart, grow
 
 ONE_PER_SWEEP = ("sweep_name", "output_dir", "store_dir", "force", "stale")

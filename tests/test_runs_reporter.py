@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from test_tracking_layer_means import LINE
 
+from brsweep.runs.folder import RunFolder
+from brsweep.runs.reporter import RunReporter
 from brsweep.stages.run import _catch_up
-from brsweep.sweep.folder import RunFolder
-from brsweep.sweep.reporter import RunReporter
 from brsweep.tracking.console import Console
 from brsweep.tracking.layer_means import layer_means
 

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from brsweep.runs.folder import LAYERS, METRICS, RunFolder
 from brsweep.stages.plan import REGULARIZED
-from brsweep.sweep.folder import LAYERS, METRICS, RunFolder
 from brsweep.tracking.console import Console
 from brsweep.tracking.jsonl import JsonLines
 from brsweep.tracking.layer_means import with_layer_means
 from brsweep.tracking.tracker import Tracker
 
 MINE = "trained_by"
-Watch = Callable[[Mapping[str, Any]], None]
+OnEpoch = Callable[[Mapping[str, Any]], None]
 
 
 class RunReporter:
@@ -33,7 +33,7 @@ class RunReporter:
         run_name: str,
         console: Console,
         tracker: Tracker | None,
-        watch: Watch | None = None,
+        watch: OnEpoch | None = None,
         steps_per_epoch: int | None = None,
     ) -> None:
         self._run_name, self._console, self._tracker, self._watch = run_name, console, tracker, watch
@@ -85,21 +85,7 @@ class RunReporter:
         self._show([record])
 
     def snapshot(self, name: str, content: Mapping[str, Any]) -> None:
-        """snapshots/<stage>-<start|end>.npz: per site `<site>/counts` and `<site>/about` (low, high, below, above,
-        alpha, bits), and `confusion` where the stage has ended."""
-        import numpy as np
-
-        arrays = {}
-        for site, values in content.get("sites", {}).items():
-            arrays[f"{site}/counts"] = np.asarray(values["counts"])
-            about = ("low", "high", "below", "above", "alpha", "bits")
-            arrays[f"{site}/about"] = np.array([values[key] for key in about], dtype=np.float64)
-        if "confusion" in content:
-            arrays["confusion"] = np.asarray(content["confusion"])
-        self._folder.snapshots.mkdir(parents=True, exist_ok=True)
-        part = self._folder.snapshots / f".{name}.part.npz"
-        np.savez_compressed(part, **arrays)
-        part.replace(self._folder.snapshots / f"{name}.npz")
+        self._folder.write_snapshot(name, content)
         stage, _, moment = name.rpartition("-")
         if self._tracker is not None and moment == "end":
             self._tracker.stage_ended(stage)

@@ -15,9 +15,10 @@ import small_runs
 import torch
 
 from brsweep.errors import BrsweepError
+from brsweep.runs.folder import RunFolder
+from brsweep.runs.run import Run
 from brsweep.stages.collapse import CollapseWatch
 from brsweep.stages.store import os_lock
-from brsweep.sweep.planned import Run
 from brsweep.training.checkpoint import load
 
 ROOT = Path(__file__).parents[1]
@@ -90,7 +91,7 @@ def test_a_finished_run_answers_without_torch(again):
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
     code = (
         "import sys; sys.path.insert(0, 'tests'); from pathlib import Path; import small_runs\n"
-        "from brsweep.sweep.run import execute\n"
+        "from brsweep.runs.execution import execute\n"
         f"execute(small_runs.config(tmp_path=Path({str(place)!r})))\n"
         "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
     )
@@ -125,7 +126,7 @@ def stale(again):
     place, folder = again
     result = json.loads((folder / "result.json").read_text())
     result["code"], result["test_accuracy"] = "another", 0.125
-    (folder / "result.json").write_text(json.dumps(result))
+    RunFolder(folder).write_result(result)
     return place, folder
 
 
@@ -148,12 +149,35 @@ def test_a_stale_run_is_trained_again(stale, finished):
 
 
 @pytest.mark.parametrize("content", ["", '{"status": "fin', "[]", "{}", "\x00\xff"])
-def test_a_damaged_result_is_trained_again(again, content):
+def test_a_damaged_result_is_said_and_trained_again_when_asked(again, content):
     place, folder = again
     before = small_runs.outcome(folder)
     (folder / "result.json").write_text(content, encoding="latin-1")
-    small_runs.train(tmp_path=place)
-    assert small_runs.outcome(folder) == before
+    with pytest.raises(BrsweepError, match=r"result.json: .*stale=retrain trains the run again"):
+        small_runs.train(tmp_path=place)
+    assert (folder / "result.json").read_text(encoding="latin-1") == content
+    small_runs.train("stale=retrain", tmp_path=place)
+    again = small_runs.outcome(folder)
+    assert all(r.pop("shared") in (True, False) for r in (*again["metrics.jsonl"], *before["metrics.jsonl"]))
+    assert again == before
+
+
+@pytest.mark.parametrize("key", ["val_accuracy", "test_accuracy_last", "code", "config", "name", "digest"])
+def test_a_result_that_was_changed_or_lost_a_field_does_not_answer(again, key):
+    place, folder = again
+    whole = json.loads((folder / "result.json").read_text())
+    for changed in ({k: v for k, v in whole.items() if k != key}, whole | {key: "another"}):
+        (folder / "result.json").write_text(json.dumps(changed))
+        with pytest.raises(BrsweepError, match=r"result.json: "):
+            small_runs.train(tmp_path=place)
+
+
+def test_the_result_of_another_run_does_not_answer(again):
+    place, folder = again
+    other = small_runs.folder(small_runs.train("seed=7", "quant=w4a4", tmp_path=place))
+    shutil.copy(other / "result.json", folder / "result.json")
+    with pytest.raises(BrsweepError, match=f"that of another run, {other.name}"):
+        small_runs.train(tmp_path=place)
 
 
 # --- a run that was interrupted --------------------------------------------------------------------------------------
@@ -161,7 +185,7 @@ def test_a_damaged_result_is_trained_again(again, content):
 
 def interrupt(monkeypatch, place: Path, epochs: int) -> Path:
     """Ctrl-C when `epochs` epochs are complete."""
-    from brsweep.sweep.reporter import RunReporter
+    from brsweep.runs.reporter import RunReporter
 
     complete, calls = RunReporter.epoch, []
 

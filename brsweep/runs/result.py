@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from brsweep.sweep.planned import Run
+    from brsweep.runs.run import Run
 
 
 def run_result(run: Run, bench: Any, state: Mapping[str, Any], learner: Any, time_s: float) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from brsweep.errors import BrsweepError
+from brsweep.runs.folder import RunFolder
 from brsweep.stages.store import os_lock
-from brsweep.sweep.folder import RunFolder
-from brsweep.sweep.manifest import MANIFEST, add_to_manifest, read_manifest
-from brsweep.sweep.status import runs_of
+from brsweep.sweep.manifest import MANIFEST, add_to_manifest, read_manifest, runs_of
 
 CONFIG = {"pretrained": None, "schedule": {"float_epochs": 2, "qat_epochs": 4}}
 
@@ -31,8 +30,7 @@ def begin(path: Path, epochs: int, time_s: float = 2.0) -> Path:
 
 
 def finish(path: Path) -> None:
-    result = {"status": "finished", "test_accuracy": 0.75, "config": CONFIG}
-    (path / "result.json").write_text(json.dumps(result))
+    RunFolder(path).write_result({"status": "finished", "test_accuracy": 0.75, "config": CONFIG})
 
 
 def test_each_state_is_told_apart(tmp_path):
@@ -70,10 +68,11 @@ def test_a_line_that_is_being_written_does_not_count(tmp_path, end):
     assert runs_of(tmp_path)[0].done == 2
 
 
-def test_a_damaged_result_is_no_result(tmp_path):
+def test_a_damaged_result_is_said(tmp_path):
     path = begin(tmp_path / "a", 6)
     (path / "result.json").write_text('{"status": "finish')
-    assert runs_of(tmp_path)[0].state == "stopped"
+    (run,) = runs_of(tmp_path)
+    assert run.state == "damaged" and "result.json" in run.cause
 
 
 def test_a_status_look_does_not_keep_a_run_from_starting(tmp_path):

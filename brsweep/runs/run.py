@@ -12,10 +12,10 @@ from typing import Any
 
 from brsweep import targets
 from brsweep.errors import BrsweepError
+from brsweep.runs.folder import Damaged, RunFolder
+from brsweep.runs.words import readable_name
 from brsweep.stages.plan import Stage, identity, plan
 from brsweep.stages.signature import code_digest, digest
-from brsweep.sweep.describe import readable_name
-from brsweep.sweep.folder import RunFolder
 
 DATA_OPTIONS = ("val_fraction", "split_seed", "crop_padding", "flip", "batch_size")
 
@@ -37,6 +37,7 @@ class Run:
 
         sources: data sources that are prepared already, by their options; new ones are added.
         """
+        _check_places(Path(config["output_dir"]), config["sweep_name"], Path(config["store_dir"]))
         sources = {} if sources is None else sources
         options = digest(config["data"])
         if options not in sources:
@@ -54,6 +55,16 @@ class Run:
         return f"{self.config['sweep_name']}/{self.name}"
 
 
+def _check_places(output: Path, sweep_name: str, store: Path) -> None:
+    """Raise `BrsweepError` where runs and stored stages would lie in each other."""
+    root, sweep = store.resolve(), (output / sweep_name).resolve()
+    if root == sweep or root in sweep.parents:
+        raise BrsweepError(
+            f"sweep_name={sweep_name}: its folder {sweep} would lie in the store of shared stages, store_dir={store}; "
+            f"choose another sweep_name, or a store_dir that holds no runs"
+        )
+
+
 def data_source(config: Mapping[str, Any]) -> Any:
     node = {key: value for key, value in config["data"].items() if key not in DATA_OPTIONS}
     return targets.build("data", node)
@@ -65,12 +76,13 @@ def shared_folder(stage: Stage) -> str:
 
 
 def finished_result(run: Run) -> dict[str, Any] | None:
-    """The stored result if it answers for this configuration under this code; `stale` says what other code means."""
-    stored = None if run.config["force"] else run.folder.result()
+    """The stored result if it answers for this configuration under this code; `stale` says what becomes of one that
+    does not. Raises `BrsweepError` for such a one where nothing was chosen."""
+    if run.config["force"] or (run.config["stale"] == "retrain" and is_stale(run)):
+        return None
+    stored = run.folder.result()
     if stored is None or stored["code"] == run.code or run.config["stale"] == "keep":
         return stored
-    if run.config["stale"] == "retrain":
-        return None
     raise BrsweepError(
         f"{run.folder.path}: finished under other training code ({stored['code']}, this is {run.code}); stale=keep "
         f"takes its result, stale=retrain trains it again"
@@ -78,7 +90,11 @@ def finished_result(run: Run) -> dict[str, Any] | None:
 
 
 def is_stale(run: Run) -> bool:
-    stored = run.folder.result()
+    """Whether there is a result that does not answer for the run: of other training code, or a damaged one."""
+    try:
+        stored = run.folder.result()
+    except Damaged:
+        return True
     return stored is not None and stored["code"] != run.code
 
 
