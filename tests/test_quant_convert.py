@@ -524,7 +524,7 @@ def test_forward_changes_no_state_of_a_quantized_network():
         model.train(training)(torch.randn(4, 3, 8, 8))
     moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert all(key.startswith("bn") for key in moved)
-    assert all(site.quantizer.tap is None for site in done.sites)
+    assert all(site.quantizer.collector is None for site in done.sites)
 
 
 def test_a_quantizer_of_ones_own_is_used_everywhere():

@@ -15,7 +15,7 @@ from brsweep import kernels
 from brsweep.errors import BrsweepError
 from brsweep.quant import LSQQuantizer, Site, calibrate, quantize_model
 from brsweep.regularizers import ActivationHookManager, BinRegularization, BinRegularizer
-from brsweep.regularizers.br import ramp
+from brsweep.regularizers.regularizer import ramp
 
 FLOAT32 = 1e-6  # relative: the penalty of one tensor alone comes back in float32
 LOW_WEIGHTS, LOW_ACTS = ("conv2", "conv3"), ("relu1", "relu2")
@@ -104,12 +104,12 @@ def test_a_kind_with_lambda_0_costs_nothing(images):
     for options, kind in (({"lambda_act": 0}, "weight"), ({"lambda_weight": 0}, "act")):
         regularization = BinRegularization(**options)
         with regularization.collect(sites) as seen:
-            assert {site.kind for site in sites if site.quantizer.tap is not None} == {kind}
+            assert {site.kind for site in sites if site.quantizer.collector is not None} == {kind}
             model(images)
         assert set(regularization.penalties(seen)) == {kind}
     neither = BinRegularization(lambda_weight=0, lambda_act=0)
     with neither.collect(sites) as seen:
-        assert all(site.quantizer.tap is None for site in sites)
+        assert all(site.quantizer.collector is None for site in sites)
         model(images)
     assert neither.penalties(seen) == {}
 

@@ -27,7 +27,7 @@ def quantized(images):
 
 
 def taps(sites) -> list:
-    return [site.quantizer.tap for site in sites if site.quantizer.tap is not None]
+    return [site.quantizer.collector for site in sites if site.quantizer.collector is not None]
 
 
 # --- collect ---------------------------------------------------------------------------------------------------------

@@ -92,7 +92,6 @@ def test_neighbouring_cells_add_up_and_relus_zeros_set_no_scale():
     assert histogram.scale(spike, edges) == counts.max()
     signed = Histogram(np.arange(1, 193), -3.5, 2.5, 2)
     assert list(signed.codes) == [-2, -1, 0, 1]
-    assert snapshots.MARGIN == measure.HISTOGRAM_MARGIN
     assert signed.scale(spike, edges) == 1000
 
 

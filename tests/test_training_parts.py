@@ -19,11 +19,11 @@ from brsweep.errors import BrsweepError
 from brsweep.kernels import ALPHA_FLOOR
 from brsweep.quant import calibrate, quantize_model
 from brsweep.regularizers import BinRegularizer
-from brsweep.regularizers.br import ramp
+from brsweep.regularizers.regularizer import ramp
 from brsweep.training import checkpoint
 from brsweep.training.checkpoint import load, load_pretrained, save
 from brsweep.training.evaluate import evaluate, with_reestimated_norms
-from brsweep.training.measure import Probe, Swings, penalty_totals
+from brsweep.training.measure import CodeChanges, Probe, penalty_totals
 from brsweep.training.optim import build_optimizer, check_partition, freeze_alphas, parameter_groups, set_lr
 from brsweep.training.schedule import lr_factor, seed_of
 from brsweep.training.step import Learner
@@ -401,14 +401,14 @@ def test_activations_are_measured_before_the_quantizer_and_after_the_relu(probed
 
 def test_changed_counts_codes_and_not_values(probed):
     model, _, probe = probed
-    swings = Swings(probe, steps=3)
+    changes = CodeChanges(probe, steps=3)
     conv = model.conv2
     alpha = conv.weight_quantizer.alpha.item()
     with torch.no_grad():
         flat = conv.weight.view(-1)
         flat[:] = torch.where(flat.abs() < alpha / 4, flat * 1.5, flat)  # within the bin of 0
         flat[:3] = torch.where(flat[:3] > 0, -2 * alpha, alpha)  # to another bin
-    layers = probe.layers(swings, {}, 0.0)
+    layers = probe.layers(changes, {}, 0.0)
     changed = dict(zip(layers["site"], layers["changed"], strict=True))
     assert changed["conv2"] == 3 / conv.weight.numel()
     assert changed["conv3"] == 0 and changed["relu1"] is None
@@ -422,23 +422,23 @@ def test_a_weight_oscillates_when_its_code_turns_round_and_not_when_it_goes_on_o
     paths = [[-2, -1, 0, 1, 1], [0, 1, 1, 0, 0], [0, 1, 0, 1, 1], [1, 1, 0, 0, -1], [0, 1, 1, 1, 0], [1, 0, 0, 0, 1]]
     turns = [False, True, True, False, True, True]
     flat[: len(paths)] = torch.tensor([path[0] * alpha for path in paths])
-    swings = Swings(probe, steps=4)
+    changes = CodeChanges(probe, steps=4)
     for step in range(1, 5):
         flat[: len(paths)] = torch.tensor([path[step] * alpha for path in paths])
         if step < 4:  # the last is seen when the epoch is over
-            swings.after_step(step - 1)
-    shares = {name: float(turned) for name, (_, turned) in swings.shares().items()}
+            changes.after_step(step - 1)
+    shares = {name: float(turned) for name, (_, turned) in changes.shares().items()}
     assert shares.pop("conv2") == sum(turns) / conv.weight.numel()
     assert set(shares.values()) == {0.0}
-    assert swings.turned["conv2"].view(-1)[: len(paths)].tolist() == turns
+    assert changes.turned["conv2"].view(-1)[: len(paths)].tolist() == turns
 
 
 def test_an_epoch_is_looked_at_eight_times(probed):
     _, _, probe = probed
-    swings, looks = Swings(probe, steps=87), []
-    swings._look = lambda: looks.append(None)
+    changes, looks = CodeChanges(probe, steps=87), []
+    changes._look = lambda: looks.append(None)
     for step in range(87):
-        swings.after_step(step)
+        changes.after_step(step)
     assert len(looks) == 8
 
 

@@ -9,6 +9,7 @@ _HOME = {
     "Grid": "grid",
     "FLOAT_BITS": "grid",
     "LSQQuantizer": "lsq",
+    "Quantizer": "quantizer",
     "ClippedReLU": "layers",
     "QuantizedClippedReLU": "layers",
     "QuantConv2d": "layers",
@@ -19,6 +20,7 @@ _HOME = {
     "calibrate": "calibration",
     "Site": "sites",
     "SumRequest": "sites",
+    "VALUES": "sites",
     "collect": "sites",
 }
 __all__ = sorted(_HOME)

@@ -25,10 +25,10 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     images = list(batches)
     if not images:
         raise BrsweepError("calibrate: no batch was given; pass at least one batch of training images")
-    quantizers = _activation_quantizers(model)
+    sites = {name: module for name, module in model.named_modules() if _quantizer_of(module) is not None}
     modes = {module: module.training for module in model.modules()}
     calls: Counter[str] = Counter()
-    handles = [q.register_forward_pre_hook(_initialise(name, q, calls)) for name, q in quantizers.items()]
+    handles = [module.register_forward_pre_hook(_initialise(name, calls)) for name, module in sites.items()]
     try:
         model.eval()
         model(torch.cat(images))
@@ -37,34 +37,34 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
             handle.remove()
         for module, training in modes.items():
             module.training = training
-    for name in quantizers:
+    for name in sites:
         if not calls[name]:
             raise BrsweepError(f"{name}: this activation did not run in the forward pass, so it has no step size")
 
 
-def _activation_quantizers(model: nn.Module) -> dict[str, nn.Module]:
-    """The quantizer of each activation site, and of each layer's input where it has one, by the module's name."""
-    quantizers = {}
-    for name, module in model.named_modules():
-        if isinstance(module, QuantizedClippedReLU):
-            quantizers[name] = module.quantizer
-        elif getattr(module, "input_quantizer", None) is not None:
-            quantizers[name] = module.input_quantizer
-    return quantizers
+def _quantizer_of(module: nn.Module) -> nn.Module | None:
+    """The quantizer of an activation site, or of a layer's input where it has one."""
+    return module.quantizer if isinstance(module, QuantizedClippedReLU) else getattr(module, "input_quantizer", None)
 
 
-def _initialise(name: str, quantizer: nn.Module, calls: Counter[str]):
-    def before(_, inputs):
+def _initialise(name: str, calls: Counter[str]):
+    """A hook on the module around the quantizer, before which the quantizer itself has not run."""
+
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         calls[name] += 1
         if calls[name] > 1:
             raise BrsweepError(
                 f"{name}: runs twice in one forward pass, so one step size would serve two distributions; give each "
                 f"place a module of its own"
             )
+        quantizer = _quantizer_of(module)
+        if quantizer.initialised:
+            return
+        try:
+            (module if isinstance(module, QuantizedClippedReLU) else quantizer).init_from(inputs[0])
+        except BrsweepError as error:
+            raise BrsweepError(f"{name}: {error}") from None
         if not quantizer.initialised:
-            try:
-                quantizer.init_from(inputs[0])
-            except BrsweepError as error:
-                raise BrsweepError(f"{name}: {error}") from None
+            raise BrsweepError(f"{name}: {type(quantizer).__name__}.init_from left the step size NaN")
 
     return before

@@ -21,7 +21,7 @@ from torch import nn
 
 from brsweep.errors import BrsweepError
 from brsweep.quant.grid import FLOAT_BITS, Grid
-from brsweep.quant.layers import ClippedReLU, QuantConv2d, QuantizedClippedReLU, Quantizer, QuantLinear
+from brsweep.quant.layers import ClippedReLU, QuantConv2d, QuantizedClippedReLU, QuantizerFactory, QuantLinear
 from brsweep.quant.lsq import LSQQuantizer
 from brsweep.quant.places import Places, find_places, replace
 from brsweep.quant.sites import Site
@@ -73,7 +73,7 @@ def quantize_model(
     per_channel: bool = False,
     overrides: Mapping[str, Bits] | None = None,
     count: str = "sample",
-    quantizer: Quantizer = LSQQuantizer,
+    quantizer: QuantizerFactory = LSQQuantizer,
 ) -> tuple[nn.Module, Conversion]:
     """A quantized copy of `model` and what was done; weights' step sizes are set, activations' want `calibrate`.
 
@@ -161,7 +161,7 @@ class _Policy:
         return bits
 
 
-def _quantized_layer(name: str, module: nn.Module, bits: int, per_channel: bool, quantizer: Quantizer) -> nn.Module:
+def _quantized_layer(name: str, module: nn.Module, bits: int, per_channel: bool, quantizer: QuantizerFactory) -> nn.Module:
     layer = QuantConv2d if isinstance(module, nn.Conv2d) else QuantLinear
     try:
         return layer.from_float(module, bits, per_channel, quantizer)

@@ -1,7 +1,6 @@
 """Layers that hold a latent float weight and compute with its fake-quantized value, and the activation's site.
 
-A layer's quantizer is any module that keeps the quantizer's contract (`grid`, `alpha`, `init_from`, `forward`). Each
-module here stands where one of torch's stood, so `forward` calls its argument `input`, as they do.
+Each module here stands where one of torch's stood, so `forward` calls its argument `input`, as they do.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 
 from brsweep.errors import BrsweepError
 from brsweep.quant.lsq import LSQQuantizer
+from brsweep.quant.quantizer import Quantizer
 
-Quantizer = Callable[..., nn.Module]
+QuantizerFactory = Callable[..., nn.Module]
 
 
 class ClippedReLU(nn.Module):
@@ -39,12 +39,11 @@ class QuantizedClippedReLU(ClippedReLU):
 
     Its step size starts from `init_from(values)`, where the values are those before the ReLU, or from `calibrate`.
 
-    LSQ's own quantizer takes the ReLU into its pass. Hooks on a quantizer are to see what it quantizes: where there are
-    any, and before a quantizer with a `forward` of its own, the ReLU is an operator of its own. The bits are the same.
+    A quantizer with a fused pass takes the ReLU into it. Any other module that quantizes gets what the ReLU gives.
     """
 
     def __init__(
-        self, bits: int, clip_value: float | None = None, count: str = "sample", quantizer: Quantizer = LSQQuantizer
+        self, bits: int, clip_value: float | None = None, count: str = "sample", quantizer: QuantizerFactory = LSQQuantizer
     ) -> None:
         super().__init__(clip_value)
         self.quantizer = quantizer(bits=bits, signed=False, count=count)
@@ -53,14 +52,9 @@ class QuantizedClippedReLU(ClippedReLU):
         self.quantizer.init_from(super().forward(values))
 
     def forward(self, input: Tensor) -> Tensor:
-        quantizer = self.quantizer
-        if type(quantizer).forward is LSQQuantizer.forward and not _is_watched(quantizer):
-            return quantizer(input, ceiling=math.inf if self.clip_value is None else self.clip_value)
-        return quantizer(super().forward(input))
-
-
-def _is_watched(module: nn.Module) -> bool:
-    return bool(module._forward_pre_hooks or module._forward_hooks)
+        if isinstance(self.quantizer, Quantizer):
+            return self.quantizer(input, ceiling=math.inf if self.clip_value is None else self.clip_value)
+        return self.quantizer(super().forward(input))
 
 
 class _QuantWeight:
@@ -71,7 +65,7 @@ class _QuantWeight:
 
     @classmethod
     def from_float(
-        cls, layer: nn.Module, bits: int, per_channel: bool = False, quantizer: Quantizer = LSQQuantizer
+        cls, layer: nn.Module, bits: int, per_channel: bool = False, quantizer: QuantizerFactory = LSQQuantizer
     ) -> nn.Module:
         """The quantized counterpart of a float layer: a copy of its weights, alpha initialised from them."""
         quantized = cls(**_arguments(layer), bits=bits, per_channel=per_channel, quantizer=quantizer)
@@ -85,7 +79,7 @@ class _QuantWeight:
     def _quantize_input(self, values: Tensor) -> Tensor:
         return values if self.input_quantizer is None else self.input_quantizer(values)
 
-    def _set_quantizers(self, bits: int, per_channel: bool, quantizer: Quantizer) -> None:
+    def _set_quantizers(self, bits: int, per_channel: bool, quantizer: QuantizerFactory) -> None:
         self.weight_quantizer = quantizer(
             bits=bits, signed=True, per_channel=per_channel, channels=self.weight.shape[0], axis=0
         )
@@ -95,7 +89,7 @@ class _QuantWeight:
 class QuantConv2d(_QuantWeight, nn.Conv2d):
     """`nn.Conv2d` whose weight [out, in/groups, kh, kw] is fake-quantized (signed) in every forward pass."""
 
-    def __init__(self, *args, bits: int, per_channel: bool = False, quantizer: Quantizer = LSQQuantizer, **kwargs):
+    def __init__(self, *args, bits: int, per_channel: bool = False, quantizer: QuantizerFactory = LSQQuantizer, **kwargs):
         super().__init__(*args, **kwargs)
         self._set_quantizers(bits, per_channel, quantizer)
 
@@ -106,7 +100,7 @@ class QuantConv2d(_QuantWeight, nn.Conv2d):
 class QuantLinear(_QuantWeight, nn.Linear):
     """`nn.Linear` whose weight [out, in] is fake-quantized (signed) in every forward pass."""
 
-    def __init__(self, *args, bits: int, per_channel: bool = False, quantizer: Quantizer = LSQQuantizer, **kwargs):
+    def __init__(self, *args, bits: int, per_channel: bool = False, quantizer: QuantizerFactory = LSQQuantizer, **kwargs):
         super().__init__(*args, **kwargs)
         self._set_quantizers(bits, per_channel, quantizer)
 

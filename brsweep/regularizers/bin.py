@@ -21,25 +21,12 @@ import torch
 from torch import Tensor
 
 from brsweep.errors import BrsweepError
-from brsweep.kernels import ALL_VALUES, ALPHA_FLOOR, COUNT, INSIDE_VALUES, SQUARES, SUM, fake_quantize
+from brsweep.kernels import ALL_VALUES, ALPHA_FLOOR, COUNT, INSIDE_VALUES, SQUARES, fake_quantize
+from brsweep.quant.bins import VARIANCES, bin_parts
 from brsweep.quant.grid import Grid
 
-VARIANCES = ("biased", "unbiased")
 SATURATED = {"pull": ALL_VALUES, "ignore": INSIDE_VALUES}
 UNITS = ("value", "step")
-
-
-def bin_parts(sums: Tensor, variance: str = "biased") -> tuple[Tensor, Tensor]:
-    """The two parts of eq. 5 for sums of shape [..., 3, bins]: (mean - level)^2 and the variance, both [..., bins].
-
-    An empty bin gives 0 in both; a bin of one value has variance 0. Differentiable with respect to the sums.
-    """
-    n, s1, s2 = sums[..., COUNT, :], sums[..., SUM, :], sums[..., SQUARES, :]
-    mean = s1 / n.clamp(min=1)
-    spread = (s2 - s1 * mean).clamp(min=0)  # equal residuals may leave a negative rounding
-    if variance == "biased":
-        return mean * mean, spread / n.clamp(min=1)
-    return mean * mean, torch.where(n > 1, spread / (n - 1).clamp(min=1), 0)
 
 
 def bin_penalty(sums: Tensor, variance: str = "biased") -> Tensor:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LAYERS, SNAPSHOTS = "layers.jsonl", "snapshots"
 ABOUT = ("low", "high", "below", "above", "alpha", "bits")
 MARGIN = 1.5
-"""Histograms reach this many steps beyond the lowest and the highest level, as `training.measure` makes them."""
+"""Histograms reach this many steps beyond the lowest and the highest level."""
 
 
 @dataclass(frozen=True)

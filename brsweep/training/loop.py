@@ -12,7 +12,7 @@ import torch
 from brsweep.data.tables import Tables
 from brsweep.errors import BrsweepError
 from brsweep.training.evaluate import evaluate
-from brsweep.training.measure import Probe, Swings, penalty_totals
+from brsweep.training.measure import Probe, CodeChanges, penalty_totals
 from brsweep.training.optim import set_lr
 from brsweep.training.schedule import lr_factor, seed_of
 from brsweep.training.step import EpochTotals, Learner, Totals, train_step
@@ -71,12 +71,12 @@ def fit(
     device = next(learner.model.parameters()).device
     for epoch in range(progress.done, span.last):
         began = time.perf_counter()
-        swings = Swings(probe, tables.train.steps(batch_size)) if probe else None
+        changes = CodeChanges(probe, tables.train.steps(batch_size)) if probe else None
         epoch_seed = seed_of(seed, span.name, epoch)
-        totals, lambdas = _train_epoch(learner, tables, span, epoch, epoch_seed, batch_size, device, bar, swings)
+        totals, lambdas = _train_epoch(learner, tables, span, epoch, epoch_seed, batch_size, device, bar, changes)
         if totals.first_bad_step >= 0:
             raise Diverged(_where_it_diverged(learner, span, epoch, totals))
-        layers = probe.layers(swings, lambdas, weight_decay) if probe else {}
+        layers = probe.layers(changes, lambdas, weight_decay) if probe else {}
         record = {
             "stage": span.name,
             "epoch": epoch + 1,
@@ -105,7 +105,7 @@ def _train_epoch(
     batch_size: int,
     device: torch.device,
     bar: Bar,
-    swings: Swings | None,
+    changes: CodeChanges | None,
 ) -> tuple[EpochTotals, Mapping[str, float]]:
     steps = tables.train.steps(batch_size)
     totals, lambdas = Totals(device), {}
@@ -118,8 +118,8 @@ def _train_epoch(
             if learner.regularizer is not None:
                 lambdas = learner.regularizer.lambdas((done - span.first * steps) / ((span.last - span.first) * steps))
             train_step(learner, images, labels, lambdas, totals, step)
-            if swings is not None:
-                swings.after_step(step)
+            if changes is not None:
+                changes.after_step(step)
             shown.advance()
     return totals.read(), lambdas
 

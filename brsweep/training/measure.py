@@ -14,16 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from brsweep.kernels import ALL_VALUES, ALPHA_FLOOR, COUNT, SQUARES, fake_quantize
-from brsweep.quant.sites import Site
-from brsweep.regularizers.bin import bin_parts
+from brsweep.kernels import COUNT, SQUARES
+from brsweep.quant.bins import bin_parts
+from brsweep.quant.sites import Site, SumRequest
+from brsweep.tracking.snapshots import MARGIN
 
 NEAR = 0.01
 """A value is near its level within this many steps."""
 LOOKS = 8
-"""How often an epoch `Swings` looks at the codes."""
-HISTOGRAM_MARGIN = 1.5
-"""Histograms reach this many steps beyond the lowest and the highest level."""
+"""How often an epoch `CodeChanges` looks at the codes."""
 
 
 class Probe:
@@ -51,47 +50,49 @@ class Probe:
 
     def codes(self) -> dict[str, Tensor]:
         """The weights' codes, int16."""
-        weights = {s.name: s for s in self.sites if s.kind == "weight"}
-        return {name: _codes(self.model.get_submodule(name).weight, site) for name, site in weights.items()}
+        weights = [site for site in self.sites if site.kind == "weight" and site.quantizer.alpha is not None]
+        return {site.name: site.quantizer.codes(self.model.get_submodule(site.name).weight) for site in weights}
 
-    def layers(self, swings: Swings | None, lambdas: Mapping[str, float], weight_decay: float) -> dict[str, list[Any]]:
-        """One list per metric, in the order of "site"; None where a metric has no meaning for a site.
+    def layers(self, changes: CodeChanges | None, lambdas: Mapping[str, float], weight_decay: float) -> dict[str, list[Any]]:
+        """One list per metric, in the order of "site"; None where a metric has no meaning for a site, as all that are
+        about levels have for a quantizer without a step size.
 
         alpha (mean over channels); br_mean, br_variance: the parts of L_BR, summed over bins; occupancy: the share of
         values per bin; near: the share within NEAR steps of a level; clip_low, clip_high: the share beyond the range;
-        changed, oscillating: the shares of weights that `swings` tells; pull_over_decay: BR's pull on the weights over
+        changed, oscillating: the shares of weights that `changes` tells; pull_over_decay: BR's pull on the weights over
         weight decay's, 2 lambda sqrt(sum of S2/n^2) / (wd |w|).
         """
         rows = []
-        moved = swings.shares() if swings else {}
+        moved = changes.shares() if changes else {}
         for name, values in self.values().items():
             site = next(s for s in self.sites if s.name == name)
-            row = _numbers(values, site)
+            row = _numbers(values, site) if site.quantizer.alpha is not None else dict.fromkeys(NUMBERS)
             row["changed"], row["oscillating"] = moved.get(name, (None, None))
             row["pull_over_decay"] = None
-            if site.kind == "weight":
-                pull = row["pull"] * lambdas.get("weight", 0.0)
-                if weight_decay > 0 and lambdas.get("weight"):
-                    row["pull_over_decay"] = pull / (weight_decay * values.double().norm())
+            if site.kind == "weight" and weight_decay > 0 and lambdas.get("weight") and row["pull"] is not None:
+                pull = row["pull"] * lambdas["weight"]
+                row["pull_over_decay"] = pull / (weight_decay * values.double().norm())
             del row["pull"]
             rows.append({"site": name, "kind": site.kind, "bits": site.grid.bits, "low": site.low} | row)
         return {key: [_plain(row[key]) for row in rows] for key in rows[0]} if rows else {}
 
     def histograms(self) -> dict[str, dict[str, Any]]:
-        """Site name -> counts over v / alpha in equal cells from "low" to "high" steps; values outside are not counted
-        but numbered in "below" and "above"."""
+        """Site name -> counts over v / alpha (less the offset) in equal cells from "low" to "high"; values outside are
+        not counted but numbered in "below" and "above". A site without a step size has none."""
         result = {}
         for name, values in self.values().items():
             site = next(s for s in self.sites if s.name == name)
-            steps = (values / _alpha(site, values)).flatten()
-            low, high = site.grid.qn - HISTOGRAM_MARGIN, site.grid.qp + HISTOGRAM_MARGIN
+            if site.quantizer.alpha is None:
+                continue
+            scaled = site.quantizer.scaled(values).flatten()
+            low, high = site.grid.qn - MARGIN, site.grid.qp + MARGIN
             cells = int((high - low) * max(8, 128 // site.grid.bins))
             result[name] = {
-                "counts": torch.histc(steps, cells, low, high).to(torch.int64).cpu(),
+                "counts": torch.histc(scaled, cells, low, high).to(torch.int64).cpu(),
                 "low": low,
                 "high": high,
-                "below": int((steps < low).sum()),
-                "above": int((steps > high).sum()),
+                "below": int((scaled < low).sum()),
+                "above": int((scaled > high).sum()),
                 "alpha": float(site.quantizer.alpha.detach().mean()),
                 "kind": site.kind,
                 "bits": site.grid.bits,
@@ -99,11 +100,11 @@ class Probe:
         return result
 
 
-class Swings:
+class CodeChanges:
     """Which weights' codes move during an epoch, and which of them turn round: a move up and one down, or the reverse.
 
     Nagel et al. ("Overcoming Oscillations in Quantization-Aware Training", ICML 2022) call the second oscillation and
-    look at every step; this looks LOOKS times an epoch, so a weight that swings faster may seem at rest.
+    look at every step; this looks LOOKS times an epoch, so a weight that changes faster may seem at rest.
     """
 
     def __init__(self, probe: Probe, steps: int) -> None:
@@ -142,44 +143,31 @@ def penalty_totals(layers: Mapping[str, Sequence[Any]]) -> dict[str, float]:
     totals = {"weight": 0.0, "act": 0.0}
     columns = ("kind", "low", "br_mean", "br_variance")
     for kind, low, mean, variance in zip(*(layers.get(c, ()) for c in columns), strict=True):
-        totals[kind] += (mean + variance) if low else 0.0
+        totals[kind] += (mean + variance) if low and mean is not None else 0.0
     return totals
+
+
+NUMBERS = ("alpha", "br_mean", "br_variance", "occupancy", "near", "clip_low", "clip_high", "pull")
 
 
 @torch.no_grad()
 def _numbers(values: Tensor, site: Site) -> dict[str, Tensor]:
+    """NUMBERS of one site."""
     grid, quantizer = site.grid, site.quantizer
-    axis = getattr(quantizer, "axis", 0)
-    levels, sums = fake_quantize(
-        values, quantizer.alpha.float(), grid.qn, grid.qp, grad_scale=1.0, axis=axis, sums=ALL_VALUES
-    )
-    steps = values / _alpha(site, values)
-    channels = sums.reshape(-1, 3, grid.bins)
+    scaled = quantizer.scaled(values)
+    codes = scaled.clamp(grid.qn, grid.qp).round()
+    channels = quantizer.bin_sums(values, SumRequest()).reshape(-1, 3, grid.bins)
     mean, variance = (part.sum(-1).mean() for part in bin_parts(channels))
     return {
         "alpha": quantizer.alpha.mean(),
         "br_mean": mean,
         "br_variance": variance,
         "occupancy": channels[:, COUNT].sum(0) / max(values.numel(), 1),
-        "near": ((values - levels).abs() < NEAR * _alpha(site, values)).double().mean(),
-        "clip_low": (steps < grid.qn).double().mean(),
-        "clip_high": (steps > grid.qp).double().mean(),
+        "near": ((scaled - codes).abs() < NEAR).double().mean(),
+        "clip_low": (scaled < grid.qn).double().mean(),
+        "clip_high": (scaled > grid.qp).double().mean(),
         "pull": 2 * (channels[:, SQUARES] / channels[:, COUNT].clamp(min=1) ** 2).sum().sqrt() / len(channels),
     }
-
-
-def _alpha(site: Site, values: Tensor) -> Tensor:
-    alpha = site.quantizer.alpha.detach().float().clamp(min=ALPHA_FLOOR)
-    if not alpha.dim():
-        return alpha
-    shape = [1] * values.dim()
-    shape[site.quantizer.axis] = -1
-    return alpha.view(shape)
-
-
-@torch.no_grad()
-def _codes(weight: Tensor, site: Site) -> Tensor:
-    return (weight / _alpha(site, weight)).clamp(site.grid.qn, site.grid.qp).round().to(torch.int16)
 
 
 def _plain(value: Any) -> Any:

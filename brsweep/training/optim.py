@@ -1,8 +1,8 @@
 """Parameter groups and the optimizer: each parameter in exactly one group.
 
-weights   convolution and linear weights             lr, weight_decay
-alphas    the quantizers' step sizes                 alpha_lr, alpha_weight_decay (LSQ is silent; 0 by default)
-norms     normalization parameters and all biases    lr, norm_weight_decay
+    weights   convolution and linear weights             lr, weight_decay
+    alphas    what sets the quantizers' levels           alpha_lr, alpha_weight_decay (LSQ is silent; 0 by default)
+    norms     normalization parameters and all biases    lr, norm_weight_decay
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from brsweep.errors import BrsweepError
+from brsweep.quant.quantizer import Quantizer
 
 GROUP_OPTIONS = ("lr", "weight_decay", "alpha_lr", "alpha_weight_decay", "norm_weight_decay")
 """What `build_optimizer` takes for itself; everything else goes to the optimizer's constructor."""
@@ -21,12 +22,8 @@ GROUP_OPTIONS = ("lr", "weight_decay", "alpha_lr", "alpha_weight_decay", "norm_w
 
 def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     """Group name -> parameter name -> parameter, for every parameter of the model that requires a gradient."""
-    alphas = {
-        id(parameter)
-        for module in model.modules()
-        if hasattr(module, "grid")
-        for parameter in module.parameters(recurse=False)
-    }
+    quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
+    alphas = {id(parameter) for quantizer in quantizers for parameter in quantizer.level_parameters()}
     groups: dict[str, dict[str, nn.Parameter]] = {"weights": {}, "alphas": {}, "norms": {}}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -62,8 +62,6 @@ def train_step(
     learner.optimizer.step()
 
     totals.add(loss, task_loss, penalties, logits, labels, step)
-
-
 # ------------------------------------------------------------------------------------------------------------------
 
 
