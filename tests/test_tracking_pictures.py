@@ -12,10 +12,8 @@ from PIL import Image
 
 from brsweep.errors import BrsweepError
 from brsweep.tracking import pictures as drawing
-from brsweep.tracking import snapshots
 from brsweep.tracking.pictures import pictures
 from brsweep.tracking.snapshots import Histogram, snapshot
-from brsweep.training import measure
 
 SITES = {"conv1": (8, -129.5, 128.5), "a": (2, -3.5, 2.5), "relu_a": (2, -1.5, 4.5)}
 

@@ -161,7 +161,9 @@ class _Policy:
         return bits
 
 
-def _quantized_layer(name: str, module: nn.Module, bits: int, per_channel: bool, quantizer: QuantizerFactory) -> nn.Module:
+def _quantized_layer(
+    name: str, module: nn.Module, bits: int, per_channel: bool, quantizer: QuantizerFactory
+) -> nn.Module:
     layer = QuantConv2d if isinstance(module, nn.Conv2d) else QuantLinear
     try:
         return layer.from_float(module, bits, per_channel, quantizer)

@@ -43,7 +43,11 @@ class QuantizedClippedReLU(ClippedReLU):
     """
 
     def __init__(
-        self, bits: int, clip_value: float | None = None, count: str = "sample", quantizer: QuantizerFactory = LSQQuantizer
+        self,
+        bits: int,
+        clip_value: float | None = None,
+        count: str = "sample",
+        quantizer: QuantizerFactory = LSQQuantizer,
     ) -> None:
         super().__init__(clip_value)
         self.quantizer = quantizer(bits=bits, signed=False, count=count)
@@ -89,7 +93,9 @@ class _QuantWeight:
 class QuantConv2d(_QuantWeight, nn.Conv2d):
     """`nn.Conv2d` whose weight [out, in/groups, kh, kw] is fake-quantized (signed) in every forward pass."""
 
-    def __init__(self, *args, bits: int, per_channel: bool = False, quantizer: QuantizerFactory = LSQQuantizer, **kwargs):
+    def __init__(
+        self, *args, bits: int, per_channel: bool = False, quantizer: QuantizerFactory = LSQQuantizer, **kwargs
+    ):
         super().__init__(*args, **kwargs)
         self._set_quantizers(bits, per_channel, quantizer)
 
@@ -100,7 +106,9 @@ class QuantConv2d(_QuantWeight, nn.Conv2d):
 class QuantLinear(_QuantWeight, nn.Linear):
     """`nn.Linear` whose weight [out, in] is fake-quantized (signed) in every forward pass."""
 
-    def __init__(self, *args, bits: int, per_channel: bool = False, quantizer: QuantizerFactory = LSQQuantizer, **kwargs):
+    def __init__(
+        self, *args, bits: int, per_channel: bool = False, quantizer: QuantizerFactory = LSQQuantizer, **kwargs
+    ):
         super().__init__(*args, **kwargs)
         self._set_quantizers(bits, per_channel, quantizer)
 

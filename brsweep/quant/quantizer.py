@@ -8,8 +8,8 @@
             ...
 
 Everything around it is here: calibration, Bin Regularization, freezing, optimizer groups, measurements and snapshots
-see a quantizer through its grid, its step size `alpha` and, where it has one, its `offset`. Bin sums are computed beside
-the numerics from these, unless the quantizer gives them from its own pass (`fused_forward`).
+see a quantizer through its grid, its step size `alpha` and, where it has one, its `offset`. Bin sums are computed
+beside the numerics from these, unless the quantizer gives them from its own pass (`fused_forward`).
 
 A subclass of a finished quantizer that writes another `forward`, the usual way to try an estimator, gets all of it too:
 its parent's fused pass is that of the parent's numerics, and is no longer used.

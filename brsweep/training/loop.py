@@ -12,7 +12,7 @@ import torch
 from brsweep.data.tables import Tables
 from brsweep.errors import BrsweepError
 from brsweep.training.evaluate import evaluate
-from brsweep.training.measure import Probe, CodeChanges, penalty_totals
+from brsweep.training.measure import CodeChanges, Probe, penalty_totals
 from brsweep.training.optim import set_lr
 from brsweep.training.schedule import lr_factor, seed_of
 from brsweep.training.step import EpochTotals, Learner, Totals, train_step

@@ -53,7 +53,9 @@ class Probe:
         weights = [site for site in self.sites if site.kind == "weight" and site.quantizer.alpha is not None]
         return {site.name: site.quantizer.codes(self.model.get_submodule(site.name).weight) for site in weights}
 
-    def layers(self, changes: CodeChanges | None, lambdas: Mapping[str, float], weight_decay: float) -> dict[str, list[Any]]:
+    def layers(
+        self, changes: CodeChanges | None, lambdas: Mapping[str, float], weight_decay: float
+    ) -> dict[str, list[Any]]:
         """One list per metric, in the order of "site"; None where a metric has no meaning for a site, as all that are
         about levels have for a quantizer without a step size.
 
