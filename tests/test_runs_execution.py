@@ -19,6 +19,7 @@ from brsweep.runs.folder import RunFolder
 from brsweep.runs.run import Run
 from brsweep.stages.collapse import CollapseWatch
 from brsweep.stages.store import os_lock
+from brsweep.sweep.plan import Point, plan_sweep
 from brsweep.training.checkpoint import load
 
 ROOT = Path(__file__).parents[1]
@@ -448,3 +449,52 @@ def test_of_equal_epochs_the_first_is_the_best(tmp_path):
     for epoch, accuracy in enumerate((0.5, 0.7, 0.7, 0.6)):
         _keep_best(state, {"epoch": epoch, "val_accuracy": accuracy, "test_accuracy": 0.1}, learner, tmp_path)
     assert state["best"]["epoch"] == 1
+
+
+# --- a run that is finished in another sweep -------------------------------------------------------------------------
+
+
+def test_a_run_of_another_sweep_is_taken_over_and_not_trained(again, capsys, monkeypatch):
+    place, folder = again
+    monkeypatch.setattr("brsweep.runs.execution._train", lambda *_: pytest.fail("it was trained again"))
+    result = small_runs.train("sweep_name=second", tmp_path=place)
+    taken = place / "second" / folder.name
+    assert f"finished in another sweep: {folder}, taken over as {taken}" in capsys.readouterr().out
+    assert result["sweep"] == "second" and result["taken_from"] == f"default/{folder.name}"
+    mine, others = small_runs.outcome(taken), small_runs.outcome(folder)
+    assert {key: value for key, value in mine.items() if key != "result"} == {
+        key: value for key, value in others.items() if key != "result"
+    }
+    assert not (taken / "run_id").exists() and not list(place.rglob("*.partial*"))
+    small_runs.train("sweep_name=second", tmp_path=place)
+    assert "finished already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["seed=7", "quant=w4a4", "force=true"])
+def test_another_configuration_or_force_is_trained(again, capsys, change):
+    place, _ = again
+    small_runs.train("sweep_name=second", change, tmp_path=place)
+    assert "in another sweep" not in capsys.readouterr().out
+
+
+def test_a_result_of_other_code_or_a_damaged_one_is_not_taken_over(again, capsys):
+    place, folder = again
+    RunFolder(folder).write_result(RunFolder(folder).result() | {"code": "another"})
+    small_runs.train("sweep_name=second", tmp_path=place)
+    (place / "second" / folder.name / "result.json").write_text("{")
+    small_runs.train("sweep_name=third", tmp_path=place)
+    assert "in another sweep" not in capsys.readouterr().out
+
+
+def test_a_sweep_takes_over_what_other_sweeps_have_finished(again):
+    place, folder = again
+    points = [
+        Point((f"reg.lambda_weight={value}",), small_runs.config(f"reg.lambda_weight={value}", *other, tmp_path=place))
+        for value, other in ((1, ("sweep_name=second",)), (3, ("sweep_name=second",)))
+    ]
+    plan = plan_sweep(points)
+    assert list(plan.finished) == [folder.name] and [task.name for task in plan.tasks] == [plan.runs[1].name]
+    assert "2 runs, 1 finished already" in plan.lines()[0] and "1 of them in other sweeps (default)" in plan.lines()[1]
+    assert not (place / "second").exists()
+    plan.begin("command")
+    assert RunFolder(place / "second" / folder.name).result()["taken_from"] == f"default/{folder.name}"

@@ -14,7 +14,7 @@ from brsweep.errors import BrsweepError
 from brsweep.runs.folder import CONSOLE, RunFolder
 from brsweep.runs.reporter import OnEpoch, RunReporter
 from brsweep.runs.result import run_result, summary
-from brsweep.runs.run import Run, finished_result, is_stale, shared_folder
+from brsweep.runs.run import Run, finished_elsewhere, finished_result, is_stale, shared_folder, sweeps_in
 from brsweep.runs.words import final_values, settings_lines, tags
 from brsweep.stages.store import Store
 from brsweep.tracking.console import Console
@@ -37,6 +37,9 @@ def execute(config: Mapping[str, Any], watch: OnEpoch | None = None) -> dict[str
         print(f"finished already: {run.folder.path} (force=true trains it again)")
         print(summary(stored))
         return stored
+    other = finished_elsewhere(run, sweeps_in(Path(config["output_dir"])))
+    if other is not None:
+        return take(run, other)
     from brsweep.stages.preflight import check_parts
 
     check_parts(config)
@@ -49,6 +52,15 @@ def execute(config: Mapping[str, Any], watch: OnEpoch | None = None) -> dict[str
         run.folder.begin(config, [stage.signature for stage in run.stages[:-1]])
         with _recorded(run.folder) as console:
             return _train(run, console, watch)
+
+
+def take(run: Run, other: RunFolder) -> dict[str, Any]:
+    """Copy the same run, finished in another sweep, into this one's folder; its result."""
+    with run.folder.locked():
+        result = run.folder.take(other, run.config["sweep_name"])
+    print(f"finished in another sweep: {other.path}, taken over as {run.folder.path}")
+    print(summary(result))
+    return result
 
 
 def execute_shared(config: Mapping[str, Any], upto: str) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 RESULT, CONFIG, METRICS, LAYERS, CONSOLE = "result.json", "config.yaml", "metrics.jsonl", "layers.jsonl", "console.log"
+CHECKPOINTS = "checkpoints"
 PLAN, FAILURE, LOCK, ATTEMPT = "plan.json", "failure.json", ".lock", "run_id"
 LOOKS, LOOK_S = 10, 0.05
 """How often, and at what distance, a busy lock is tried: a status table looks at locks too, for an instant."""
@@ -55,7 +56,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     # --- the configuration, the result, the failure ------------------------------------------------------------------
 
@@ -100,6 +101,11 @@ class RunFolder:
         if why is not None:
             raise Damaged(f"{self.path / RESULT}: {why}; {MEND}")
         return result
+
+    @property
+    def holds_result(self) -> bool:
+        """Whether a result is there, whole or damaged."""
+        return (self.path / RESULT).exists()
 
     @property
     def finished(self) -> bool:
@@ -182,6 +188,21 @@ class RunFolder:
             known = hashlib.sha256(f"{full_name}/{secrets.token_hex(8)}".encode()).hexdigest()[:16]
             write_atomically(self.path / ATTEMPT, known)
         return known
+
+    def take(self, other: RunFolder, sweep: str) -> dict[str, Any]:
+        """Make the finished run in `other` this folder's, its result last; call it with the lock held. The result.
+
+        What is of that folder alone stays there: its id for trackers, what they wrote, and its lock.
+        """
+        result = other.result()
+        self.clear()
+        for name in (CONFIG, PLAN, METRICS, LAYERS, CONSOLE):
+            if (other.path / name).is_file():
+                shutil.copy2(other.path / name, self.path / name)
+        for name in (CHECKPOINTS, snapshots.SNAPSHOTS):
+            if (other.path / name).is_dir():
+                shutil.copytree(other.path / name, self.path / name)
+        return self.write_result(result | {"sweep": sweep, "taken_from": f"{result['sweep']}/{result['name']}"})
 
     def clear(self) -> None:
         """Forget an earlier training of this run; call it with the lock held. The result goes first."""

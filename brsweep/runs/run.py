@@ -5,7 +5,7 @@ Needs no torch, so a sweep is planned, and a finished one answers, without it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,27 @@ def finished_result(run: Run) -> dict[str, Any] | None:
         f"{run.folder.path}: finished under other training code ({stored['code']}, this is {run.code}); stale=keep "
         f"takes its result, stale=retrain trains it again"
     )
+
+
+def finished_elsewhere(run: Run, sweeps: Sequence[Path]) -> RunFolder | None:
+    """The folder of the same run in another of `sweeps`, finished under this code; None where there is none."""
+    if run.config["force"]:
+        return None
+    for folder in (RunFolder(sweep / run.name) for sweep in sweeps):
+        try:
+            stored = None if folder.path == run.folder.path else folder.result()
+        except Damaged:
+            continue
+        if stored is not None and stored.get("code") == run.code and stored.get("data") == run.source.identity():
+            if identity(stored["config"], stored["data"]) == identity(run.config, stored["data"]):
+                return folder
+    return None
+
+
+def sweeps_in(output: Path) -> list[Path]:
+    """The folders under an output_dir that hold runs, by name: its own, and those of sweeps named by a path."""
+    nested = {path.parent for path in output.glob("*/*/sweep.json")}
+    return sorted({path for path in output.iterdir() if path.is_dir()} | nested) if output.is_dir() else []
 
 
 def is_stale(run: Run) -> bool:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from brsweep.errors import BrsweepError
-from brsweep.runs.run import Run, finished_result
+from brsweep.runs.folder import RunFolder
+from brsweep.runs.run import Run, finished_elsewhere, finished_result, sweeps_in
 from brsweep.stages.signature import digest
 from brsweep.stages.store import Store
 from brsweep.sweep.manifest import add_to_manifest
@@ -45,7 +46,7 @@ FINISHED, FAILED, CANCELLED, INTERRUPTED = "finished", "failed", "cancelled", "i
 @dataclass(frozen=True)
 class SweepPlan:
     """runs: each once, in the order of the grid. names: the run of each point. finished: results that are there.
-    tasks: what is to do, parents first."""
+    tasks: what is to do, parents first. elsewhere: of the finished ones, those to take over from another sweep."""
 
     path: Path
     runs: Sequence[Run]
@@ -53,6 +54,7 @@ class SweepPlan:
     names: Sequence[str]
     finished: Mapping[str, Mapping[str, Any]]
     tasks: Sequence[Task]
+    elsewhere: Mapping[str, RunFolder] = field(default_factory=dict)
 
     @cached_property
     def words(self) -> dict[str, str]:
@@ -62,7 +64,7 @@ class SweepPlan:
         return dict(zip(reversed(self.names), reversed(said), strict=True))
 
     def begin(self, command: str) -> None:
-        """Write the sweep's manifest, and let go of results that are to be trained again."""
+        """Write the sweep's manifest, take over results of other sweeps, let go of those to be trained again."""
         overrides = dict(zip(reversed(self.names), (p.overrides for p in reversed(self.points)), strict=True))
         runs = [
             {
@@ -74,8 +76,12 @@ class SweepPlan:
             for run in self.runs
         ]
         add_to_manifest(self.path, self.runs[0].config["sweep_name"], command, runs)
+        for run in self.runs:
+            if run.name in self.elsewhere:
+                with run.folder.locked():
+                    run.folder.take(self.elsewhere[run.name], run.config["sweep_name"])
         for task in self.tasks:
-            if task.upto is None and task.folder.result() is not None:
+            if task.upto is None and task.folder.holds_result:
                 with task.folder.locked():
                     task.folder.clear()
 
@@ -83,6 +89,9 @@ class SweepPlan:
         """The plan in words: runs, repeats, what is done, what they share, and the cost in epochs."""
         count, repeats = len(self.runs), len(self.points) - len(self.runs)
         lines = [f"sweep {self.path}: {_many(count, 'run')}, {len(self.finished)} finished already"]
+        if self.elsewhere:
+            sweeps = sorted({folder.path.parent.name for folder in self.elsewhere.values()})
+            lines.append(f"{len(self.elsewhere)} of them in other sweeps ({', '.join(sweeps)}), taken over from there")
         if repeats:
             verb = "is a repeat of another" if repeats == 1 else "are repeats of others"
             again = next(name for i, name in enumerate(self.names) if name in self.names[:i])
@@ -128,11 +137,15 @@ def plan_sweep(points: Sequence[Point]) -> SweepPlan:
         runs.setdefault(run.name, run)
         names.append(run.name)
     finished = {} if points[0].config["force"] else _finished(list(runs.values()))
+    sweeps = sweeps_in(Path(points[0].config["output_dir"]))
+    missing = [run for name, run in runs.items() if name not in finished]
+    elsewhere = {run.name: folder for run in missing if (folder := finished_elsewhere(run, sweeps)) is not None}
+    finished |= {name: folder.result() for name, folder in elsewhere.items()}
     store = Store(Path(points[0].config["store_dir"]))
     to_do = [run for name, run in runs.items() if name not in finished]
     tasks = grow(to_do, lambda signature: store.find(signature) is not None)
     path = next(iter(runs.values())).folder.path.parent
-    return SweepPlan(path, list(runs.values()), points, names, finished, tasks)
+    return SweepPlan(path, list(runs.values()), points, names, finished, tasks, elsewhere)
 
 
 def _finished(runs: Sequence[Run]) -> dict[str, Mapping[str, Any]]:
