@@ -98,9 +98,10 @@ def finished_elsewhere(run: Run, sweeps: Sequence[Path]) -> RunFolder | None:
             stored = None if folder.path == run.folder.path else folder.result()
         except Damaged:
             continue
-        if stored is not None and stored.get("code") == run.code and stored.get("data") == run.source.identity():
-            if identity(stored["config"], stored["data"]) == identity(run.config, stored["data"]):
-                return folder
+        origin = run.code, run.source.identity()
+        same_origin = stored is not None and (stored.get("code"), stored.get("data")) == origin
+        if same_origin and identity(stored["config"], stored["data"]) == identity(run.config, stored["data"]):
+            return folder
     return None
 
 
