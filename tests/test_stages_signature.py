@@ -228,7 +228,7 @@ QAT = {WARMUP, BR}
         ("regularizers/bin.py", "clamp(min=1)", "clamp(min=2)", {BR}),
         ("regularizers/br.py", "import math", "import cmath, math", {BR}),
         ("stages/collapse.py", "COLLAPSED_BELOW = 0.5", "COLLAPSED_BELOW = 0.4", NONE),
-        ("errors.py", "(Exception)", "(RuntimeError)", NONE),
+        ("errors.py", "(ValueError)", "(RuntimeError)", NONE),
     ],
 )
 def test_an_edit_reaches_the_stages_that_run_it(package, untouched, file, old, new, stages):

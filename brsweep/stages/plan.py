@@ -93,6 +93,29 @@ def identity(config: Mapping[str, Any], data_identity: str) -> str:
 
 def plan(config: Mapping[str, Any], data_identity: str) -> list[Stage]:
     """The stages of a run, first to last; a warm-up of no epochs is left out."""
+    stages: list[Stage] = []
+    for stage, blind in _outline(config):
+        seen = _seen(config, data_identity, blind)
+        if not stage.quantized:
+            seen["clip_value"] = config["quant"]["clip_value"]
+        spec = {
+            "version": VERSION,
+            "stage": stage.name,
+            "parent": stages[-1].signature if stages else None,
+            "code": _code(config, stage),
+            "config": seen,
+        }
+        stages.append(replace(stage, spec=spec))
+    return stages
+
+
+def run_code(config: Mapping[str, Any]) -> str:
+    """The digest of the code of all stages of a run: what its result was made by, its data and its options apart."""
+    return digest([_code(config, stage) for stage, _ in _outline(config)])
+
+
+def _outline(config: Mapping[str, Any]) -> list[tuple[Stage, tuple[str, ...]]]:
+    """The stages, their specs still empty, each with the fields that can't reach it."""
     schedule, quantized = config["schedule"], {"quantized": True, "optimizer": "qat_optimizer"}
     warmup, qat = schedule["warmup_epochs"], schedule["qat_epochs"]
     if config["pretrained"]:
@@ -103,29 +126,11 @@ def plan(config: Mapping[str, Any], data_identity: str) -> list[Stage]:
         outline.append((Stage(WARMUP, 0, warmup, {}, **quantized), WARMUP_BLIND))
     last = {"regularized": _is_regularized(config), "freezes_alphas": schedule["freeze_alpha"]}
     outline.append((Stage(REGULARIZED, warmup, qat, {}, **quantized, **last), QAT_BLIND))
-    stages: list[Stage] = []
-    for stage, blind in outline:
-        seen = _seen(config, data_identity, blind)
-        if not stage.quantized:
-            seen["clip_value"] = config["quant"]["clip_value"]
-        spec = {
-            "version": VERSION,
-            "stage": stage.name,
-            "parent": stages[-1].signature if stages else None,
-            "code": stage_code(*_parts(config, stage), config["allow_targets"]),
-            "config": seen,
-        }
-        stages.append(replace(stage, spec=spec))
-    return stages
+    return outline
 
 
-def run_code(config: Mapping[str, Any]) -> str:
-    """The digest of the code of all stages of a run: what its result was made by, its data and its options apart."""
-    return digest([stage.spec["code"] for stage in plan(config, "")])
-
-
-def _parts(config: Mapping[str, Any], stage: Stage) -> tuple[str, dict[str, str]]:
-    """The kind of a stage and the import paths of the parts that it uses, by their role."""
+def _code(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
+    """The code of the parts that a stage uses, and of the core that it runs through."""
     nodes = {"model": config["model"], "data": config["data"]}
     if stage.epochs:
         nodes["optimizer"] = config[stage.optimizer]
@@ -133,7 +138,8 @@ def _parts(config: Mapping[str, Any], stage: Stage) -> tuple[str, dict[str, str]
         nodes["quantizer"] = config["quant"]["quantizer"]
     if stage.regularized:
         nodes["regularizer"] = config["reg"]
-    return "quantized" if stage.quantized else "float", {role: node[TARGET] for role, node in nodes.items()}
+    parts = {role: node[TARGET] for role, node in nodes.items()}
+    return stage_code("quantized" if stage.quantized else "float", parts, config["allow_targets"])
 
 
 def _is_regularized(config: Mapping[str, Any]) -> bool:
