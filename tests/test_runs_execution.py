@@ -310,7 +310,10 @@ PENALTIES = {"lambda_weight": 1.0, "trained_penalty_weight": 0.5, "lambda_act": 
 
 
 def test_a_collapse_is_said_once_with_its_cause_and_remedies():
-    reporter, state = Lines(), {"history": [record(0.3, 1, "float"), record(0.8, 4, "warmup")], "collapse": None}
+    reporter, state = (
+        Lines(),
+        {"history": [record(0.3, 1, "float"), record(0.8, 4, "warmup")], "stage": "br", "collapse": None},
+    )
     plain = {"ramp": {"act": "constant"}, "saturated": {"act": "pull"}}
     watch = CollapseWatch(state, reporter, plain)
     for epoch, accuracy in enumerate((0.6, 0.4, 0.399, 0.2, 0.7), 5):
@@ -325,7 +328,7 @@ def test_a_collapse_is_said_once_with_its_cause_and_remedies():
 
 
 def test_a_remedy_that_is_in_force_is_not_offered():
-    reporter, state = Lines(), {"history": [record(0.8, 4, "warmup")], "collapse": None}
+    reporter, state = Lines(), {"history": [record(0.8, 4, "warmup")], "stage": "br", "collapse": None}
     tamed = {"ramp": {"act": "cosine"}, "saturated": {"act": "ignore"}}
     CollapseWatch(state, reporter, tamed).look(record(0.1, 7, **PENALTIES))
     assert reporter.warned[-1].endswith("remedies: a lower reg.lambda_act, a lower qat_optimizer.lr")
@@ -333,7 +336,7 @@ def test_a_remedy_that_is_in_force_is_not_offered():
 
 def test_a_collapse_without_a_penalty_or_a_validation_split():
     reporter = Lines()
-    state = {"history": [record(None, 4, "warmup", train_accuracy=0.8)], "collapse": None}
+    state = {"history": [record(None, 4, "warmup", train_accuracy=0.8)], "stage": "br", "collapse": None}
     CollapseWatch(state, reporter, {}).look(record(None, 5, train_accuracy=0.3))
     assert reporter.warned[0].endswith("no penalty is at work, so lower qat_optimizer.lr")
     CollapseWatch(state, reporter, {}).look(record(None, 6, train_accuracy=0.3))  # as after a restart

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +13,10 @@ import pytest
 import small_runs
 
 from brsweep.errors import BrsweepError
-from brsweep.stages import signature
-from brsweep.stages.plan import canonical, identity, plan
-from brsweep.stages.signature import code_digest, digest
+from brsweep.stages.plan import canonical, identity, plan, run_code
+from brsweep.stages.signature import digest
 
-DATA, CODE = "made-up-1", "0123456789abcdef"
+DATA = "made-up-1"
 ROOT = Path(__file__).parents[1]
 
 CONFIG = {
@@ -50,6 +48,14 @@ FLOAT, WARMUP, BR = "float", "warmup", "br"
 NONE, ALL = set(), {FLOAT, WARMUP, BR}
 
 
+@pytest.fixture(autouse=True)
+def code(monkeypatch):
+    """The code that stages are planned under, whatever their parts: these tests are of the configuration."""
+    code = {"core": "0123456789abcdef", "versions": {"torch": "2.0"}, "parts": {}}
+    monkeypatch.setattr("brsweep.stages.plan.stage_code", lambda kind, targets, allowed: dict(code))
+    return code
+
+
 def changed(**values):
     """CONFIG with dotted fields, dots as double underscores, at other values."""
     config = copy.deepcopy(CONFIG)
@@ -62,8 +68,8 @@ def changed(**values):
     return config
 
 
-def signatures(config, data=DATA, code=CODE):
-    return {stage.name: stage.signature for stage in plan(config, data, code)}
+def signatures(config, data=DATA):
+    return {stage.name: stage.signature for stage in plan(config, data)}
 
 
 def differ(config, to=CONFIG) -> set[str]:
@@ -74,16 +80,41 @@ def differ(config, to=CONFIG) -> set[str]:
 def test_literal_values():
     """Signatures are names on people's disks. Where this fails without intent, every store would be trained anew;
     where it is meant, raise `signature.VERSION` and write the new values here."""
-    assert signatures(CONFIG) == {"float": "998fff244e6f5860", "warmup": "bc2a5c41c0e1a530", "br": "a1678dbef55326d0"}
+    assert signatures(CONFIG) == {"float": "dfa37f6eeb6f8dbf", "warmup": "16eb29853dbb2d47", "br": "8b88ff38e327ec05"}
     assert identity(CONFIG, DATA) == "3537b98afedc6f01"
     assert digest({"a": 1, "b": [2.5, None, True, "é"]}) == "cb403d898b80cb48"
 
 
 def test_stages_and_their_epochs():
-    spans = [(s.name, s.first, s.last, s.epochs) for s in plan(CONFIG, DATA, CODE)]
+    spans = [(s.name, s.first, s.last, s.epochs) for s in plan(CONFIG, DATA)]
     assert spans == [(FLOAT, 0, 4, 4), (WARMUP, 0, 2, 2), (BR, 2, 6, 4)]
-    joint = plan(changed(schedule__warmup_epochs=0), DATA, CODE)
+    joint = plan(changed(schedule__warmup_epochs=0), DATA)
     assert [(s.name, s.first, s.last) for s in joint] == [(FLOAT, 0, 4), (BR, 0, 6)]
+
+
+def test_what_a_stage_is_stands_in_its_fields():
+    """(quantized, regularized, freezes_alphas, optimizer) of each stage."""
+
+    def rows(**fields):
+        stages = plan(changed(**fields), DATA)
+        return [(s.quantized, s.regularized, s.freezes_alphas, s.optimizer.partition("_")[0]) for s in stages]
+
+    floating, warmup = (False, False, False, "float"), (True, False, False, "qat")
+    assert rows() == [floating, warmup, (True, True, False, "qat")]
+    assert rows(schedule__freeze_alpha=True) == [floating, warmup, (True, True, True, "qat")]
+    assert rows(reg__lambda_weight=0) == [floating, warmup, (True, True, False, "qat")]
+    assert rows(**OFF) == [floating, warmup, (True, False, False, "qat")]
+
+
+def test_each_stage_asks_for_the_code_of_its_own_parts(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("brsweep.stages.plan.stage_code", lambda kind, parts, allowed: asked.append((kind, *parts)))
+    (tmp_path / "a.pt").touch()
+    plan(CONFIG, DATA), plan(changed(**OFF), DATA), plan(changed(pretrained=str(tmp_path / "a.pt")), DATA)
+    floating, qat = ("float", "model", "data", "optimizer"), ("quantized", "model", "data", "optimizer", "quantizer")
+    assert asked[:3] == [floating, qat, (*qat, "regularizer")]
+    assert asked[3:6] == [floating, qat, qat]
+    assert asked[6:] == [("float", "model", "data"), qat, (*qat, "regularizer")]
 
 
 @pytest.mark.parametrize(
@@ -146,16 +177,23 @@ def test_values_count_and_not_how_they_are_written():
     assert differ(same) == NONE
 
 
-def test_data_and_code_change_everything():
-    for other in (signatures(CONFIG, data="made-up-2"), signatures(CONFIG, code="another")):
-        assert all(other[name] != mine for name, mine in signatures(CONFIG).items())
+def test_data_and_code_change_everything(code):
+    before, run_before = signatures(CONFIG), run_code(CONFIG)
+    assert all(signatures(CONFIG, "made-up-2")[name] != mine for name, mine in before.items())
     assert identity(CONFIG, "made-up-2") != identity(CONFIG, DATA)
+    code["core"] = "another"
+    assert all(signatures(CONFIG)[name] != mine for name, mine in before.items()) and run_code(CONFIG) != run_before
+
+
+def test_a_run_is_under_the_code_of_its_stages_whatever_its_options():
+    assert run_code(CONFIG) == run_code(changed(seed=7, reg__lambda_act=3.0, float_optimizer__lr=0.5))
+    assert run_code(CONFIG) != run_code(changed(schedule__warmup_epochs=0))
 
 
 def test_planning_leaves_the_configuration_alone():
     config = changed(schedule__freeze_alpha=True, reg__backprop_to_alpha=True)
     before = copy.deepcopy(config)
-    plan(config, DATA, CODE), identity(config, DATA), canonical(config)
+    plan(config, DATA), identity(config, DATA), canonical(config)
     assert config == before
 
 
@@ -216,7 +254,7 @@ def test_a_pretrained_file_counts_by_content(tmp_path):
     one, same, other = (changed(pretrained=str(tmp_path / f"{name}.pt")) for name in "abc")
     assert differ(one) == ALL and differ(same, to=one) == NONE and differ(other, to=one) == ALL
     assert identity(one, DATA) == identity(same, DATA) != identity(other, DATA)
-    stages = plan(one, DATA, CODE)
+    stages = plan(one, DATA)
     assert [(s.name, s.epochs) for s in stages] == [(FLOAT, 0), (WARMUP, 2), (BR, 4)]
     longer = changed(pretrained=str(tmp_path / "a.pt"), schedule__float_epochs=9, float_optimizer__lr=3.0)
     assert differ(longer, to=one) == NONE
@@ -224,88 +262,7 @@ def test_a_pretrained_file_counts_by_content(tmp_path):
 
 def test_a_pretrained_file_that_is_not_there(tmp_path):
     with pytest.raises(BrsweepError, match=r"^pretrained=.*can't be read \(No such file or directory\)"):
-        plan(changed(pretrained=str(tmp_path / "no.pt")), DATA, CODE)
-
-
-# --- the code --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A copy of the package that `code_digest` takes for its own."""
-    copy_of = tmp_path / "brsweep"
-    shutil.copytree(ROOT / "brsweep", copy_of, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(signature, "__file__", str(copy_of / "stages" / "signature.py"))
-    signature._code_digest.cache_clear()
-    yield copy_of
-    signature._code_digest.cache_clear()
-
-
-def digest_of_the_copy() -> str:
-    signature._code_digest.cache_clear()
-    return code_digest()
-
-
-def test_prose_and_layout_do_not_count(package):
-    before = digest_of_the_copy()
-    path = package / "training" / "step.py"
-    text = path.read_text()
-    text = text.replace('"""Forward, backward', '"""Something else').replace(
-        "    loss = task_loss\n", "\n    loss = (  # why\n        task_loss\n    )\n"
-    )
-    path.write_text('"""Another head."""\n# and a comment\n' + text.partition('"""\n')[2])
-    assert path.read_text() != text and digest_of_the_copy() == before
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new"),
-    [
-        ("kernels/__init__.py", "2.0**-20", "2.0**-21"),
-        ("quant/lsq.py", "(2 * magnitude", "(3 * magnitude"),
-        ("regularizers/bin.py", "clamp(min=1)", "clamp(min=2)"),
-        ("models/tiny.py", "(2 * width, 1, 2)", "(2 * width, 1, 1)"),
-        ("data/synthetic.py", "DARKEST, BRIGHTEST = 64", "DARKEST, BRIGHTEST = 65"),
-        ("training/schedule.py", "0.5 + 0.5 *", "0.5 + 0.25 *"),
-    ],
-)
-def test_a_changed_constant_counts(package, file, old, new):
-    before = digest_of_the_copy()
-    text = (package / file).read_text()
-    assert old in text
-    (package / file).write_text(text.replace(old, new, 1))
-    assert digest_of_the_copy() != before
-
-
-def test_a_new_file_counts_and_other_rooms_do_not(package):
-    before = digest_of_the_copy()
-    (package / "sweep" / "more.py").write_text("A = 1\n")
-    (package / "tracking" / "more.py").write_text("A = 1\n")
-    assert digest_of_the_copy() == before
-    (package / "quant" / "more.py").write_text("A = 1\n")
-    assert digest_of_the_copy() != before
-
-
-def test_versions_count(monkeypatch):
-    before = code_digest()
-    signature._code_digest.cache_clear()
-    monkeypatch.setattr(signature, "version", lambda name: "0.0.1" if name == "torch" else "1")
-    try:
-        assert code_digest() != before
-    finally:
-        signature._code_digest.cache_clear()
-
-
-def test_outside_targets_count(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "my_part_of_a_test.py").write_text("A = 1\n")
-    names = ["my_part_of_a_test.Part", "torch.optim.SGD", "brsweep.models.tiny.tiny"]
-    one = code_digest(names)
-    assert one != code_digest() == code_digest(names[1:])
-    (tmp_path / "my_part_of_a_test.py").write_text("A = 2\n")
-    signature._code_digest.cache_clear()
-    assert code_digest(names) != one
-    with pytest.raises(BrsweepError, match=r"no_such_module_here: its source can't be found"):
-        code_digest(["no_such_module_here.Part"])
+        plan(changed(pretrained=str(tmp_path / "no.pt")), DATA)
 
 
 # --- torch -----------------------------------------------------------------------------------------------------------

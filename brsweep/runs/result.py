@@ -16,6 +16,7 @@ def run_result(run: Run, bench: Any, state: Mapping[str, Any], learner: Any, tim
     import torch
 
     from brsweep import kernels
+    from brsweep.stages.signature import core_digest
     from brsweep.training.evaluate import evaluate
 
     last, best, floating = state["history"][-1], state["best"] or {}, state["float"]
@@ -41,6 +42,7 @@ def run_result(run: Run, bench: Any, state: Mapping[str, Any], learner: Any, tim
         "kernels": kernels.chosen(bench.device.type),
         "host": platform.node(),
         "code": run.code,
+        "core": core_digest(),
         "stages": {stage.name: stage.signature for stage in run.stages},
         "data": run.source.identity(),
         **_versions(),

@@ -14,8 +14,8 @@ from brsweep import targets
 from brsweep.errors import BrsweepError
 from brsweep.runs.folder import Damaged, RunFolder
 from brsweep.runs.words import readable_name
-from brsweep.stages.plan import Stage, identity, plan
-from brsweep.stages.signature import code_digest, digest
+from brsweep.stages.plan import Stage, identity, plan, run_code
+from brsweep.stages.signature import digest
 
 DATA_OPTIONS = ("val_fraction", "split_seed", "crop_padding", "flip", "batch_size")
 
@@ -45,10 +45,9 @@ class Run:
             sources[options].prepare()
         source = sources[options]
         data_identity = source.identity()
-        code = code_digest(_targets(config))
         name = f"{readable_name(config)}-{identity(config, data_identity)[:8]}"
         folder = RunFolder(Path(config["output_dir"]) / config["sweep_name"] / name)
-        return cls(config, source, plan(config, data_identity, code), name, folder, code)
+        return cls(config, source, plan(config, data_identity), name, folder, run_code(config))
 
     @property
     def full_name(self) -> str:
@@ -118,8 +117,3 @@ def is_stale(run: Run) -> bool:
     except Damaged:
         return True
     return stored is not None and stored["code"] != run.code
-
-
-def _targets(config: Mapping[str, Any]) -> list[str]:
-    nodes = [config[key] for key in ("model", "data", "reg", "float_optimizer", "qat_optimizer")]
-    return [node[targets.TARGET] for node in (*nodes, config["quant"]["quantizer"]) if node.get(targets.TARGET)]

@@ -94,12 +94,8 @@ class Bench:
         except (TypeError, ValueError) as error:
             raise BrsweepError(f"{which}: {node[targets.TARGET]}: {error}") from None
 
-    def regularizer(self) -> Any | None:
-        """The regularizer of the last stage; None where both lambdas are 0."""
-        reg = self.config["reg"]
-        if not reg["lambda_weight"] and not reg["lambda_act"]:
-            return None
-        return targets.build("reg", reg)
+    def regularizer(self) -> Any:
+        return targets.build("reg", self.config["reg"])
 
     def learner(self, model: nn.Module, which: str, **parts: Any) -> Learner:
         return Learner(

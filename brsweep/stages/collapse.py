@@ -19,7 +19,7 @@ class CollapseWatch:
 
     def __init__(self, state: dict[str, Any], reporter: Any, reg: Mapping[str, Any]) -> None:
         self._state, self._reporter, self._reg = state, reporter, reg
-        earlier = [record for record in state["history"] if record["stage"] != "br"]
+        earlier = [record for record in state["history"] if record["stage"] != state["stage"]]
         self._reference = _accuracy(earlier[-1]) if earlier else None
 
     def look(self, record: Mapping[str, Any]) -> None:

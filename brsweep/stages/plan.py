@@ -2,9 +2,9 @@
 
     float -> warm-up (LSQ alone) -> regularized (LSQ + BR)
 
-Each stage sees the configuration less what can't reach it, and its parent's signature. Two runs share a stage exactly
-when the signatures agree: a sweep over lambda shares the float stage and the warm-up, a sweep over bits the float
-stage. Plain data; no torch.
+Each stage sees the configuration less what can't reach it, the code of the parts that it uses, and its parent's
+signature. Two runs share a stage exactly when the signatures agree: a sweep over lambda shares the float stage and the
+warm-up, a sweep over bits the float stage. Plain data; no torch.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
-from brsweep.stages.signature import VERSION, digest
+from brsweep.stages.signature import VERSION, digest, stage_code
+from brsweep.targets import TARGET
 
 FLOAT, WARMUP, REGULARIZED = "float", "warmup", "br"
 BIN_REGULARIZATION = "brsweep.regularizers.br.BinRegularization"
@@ -41,12 +42,22 @@ WARMUP_BLIND = (*QAT_BLIND, "reg", "schedule.freeze_alpha")
 
 @dataclass(frozen=True)
 class Stage:
-    """`name`, the epochs [first, last) that it trains, what it depends on, and the hash of that."""
+    """What a stage is, as data; nothing that trains, stores or reports asks for its name.
+
+    name: a label. It trains the epochs [first, last). spec: all that it depends on; `signature` is the hash of that.
+    quantized: it trains the quantized network, which the first such stage makes of the float one.
+    regularized: the penalty is part of its loss. freezes_alphas: the step sizes stand still from its beginning on.
+    optimizer: which of the two, "float_optimizer" or "qat_optimizer".
+    """
 
     name: str
     first: int
     last: int
     spec: Mapping[str, Any]
+    quantized: bool = False
+    regularized: bool = False
+    freezes_alphas: bool = False
+    optimizer: str = "float_optimizer"
 
     @property
     def signature(self) -> str:
@@ -63,14 +74,14 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     reg, schedule = config["reg"], config["schedule"]
     if reg.get("_target_") != BIN_REGULARIZATION:
         return config
-    if schedule["freeze_alpha"] or (not reg["lambda_weight"] and not reg["lambda_act"]):
+    if schedule["freeze_alpha"] or not _is_regularized(config):
         reg["backprop_to_alpha"] = False
     if not reg["backprop_to_alpha"]:
         reg["alpha_grad_scale"] = "raw"
     for kind in ("weight", "act"):
         if not reg[f"lambda_{kind}"]:
             reg["ramp"][kind], reg["saturated"][kind], reg["unit"][kind] = "constant", "pull", "value"
-    if not reg["lambda_weight"] and not reg["lambda_act"]:
+    if not _is_regularized(config):
         reg["variance"], reg["first_last"] = "biased", False
     return config
 
@@ -80,25 +91,59 @@ def identity(config: Mapping[str, Any], data_identity: str) -> str:
     return digest(_seen(config, data_identity, ()))
 
 
-def plan(config: Mapping[str, Any], data_identity: str, code: str) -> list[Stage]:
+def plan(config: Mapping[str, Any], data_identity: str) -> list[Stage]:
     """The stages of a run, first to last; a warm-up of no epochs is left out."""
-    schedule = config["schedule"]
-    float_epochs = 0 if config["pretrained"] else schedule["float_epochs"]
-    warmup, qat = schedule["warmup_epochs"], schedule["qat_epochs"]
-    blind = FLOAT_BLIND + (("float_optimizer", "schedule.float_epochs") if config["pretrained"] else ())
-    spec = _seen(config, data_identity, blind) | {"clip_value": config["quant"]["clip_value"]}
-    stages = [Stage(FLOAT, 0, float_epochs, _spec(FLOAT, spec, code, None))]
-    if warmup:
-        spec = _seen(config, data_identity, WARMUP_BLIND)
-        stages.append(Stage(WARMUP, 0, warmup, _spec(WARMUP, spec, code, stages[-1])))
-    spec = _seen(config, data_identity, QAT_BLIND)
-    stages.append(Stage(REGULARIZED, warmup, qat, _spec(REGULARIZED, spec, code, stages[-1])))
+    stages: list[Stage] = []
+    for stage, blind in _outline(config):
+        seen = _seen(config, data_identity, blind)
+        if not stage.quantized:
+            seen["clip_value"] = config["quant"]["clip_value"]
+        spec = {
+            "version": VERSION,
+            "stage": stage.name,
+            "parent": stages[-1].signature if stages else None,
+            "code": _code(config, stage),
+            "config": seen,
+        }
+        stages.append(replace(stage, spec=spec))
     return stages
 
 
-def _spec(name: str, seen: dict[str, Any], code: str, parent: Stage | None) -> dict[str, Any]:
-    above = parent.signature if parent else None
-    return {"version": VERSION, "stage": name, "parent": above, "code": code, "config": seen}
+def run_code(config: Mapping[str, Any]) -> str:
+    """The digest of the code of all stages of a run: what its result was made by, its data and its options apart."""
+    return digest([_code(config, stage) for stage, _ in _outline(config)])
+
+
+def _outline(config: Mapping[str, Any]) -> list[tuple[Stage, tuple[str, ...]]]:
+    """The stages, their specs still empty, each with the fields that can't reach it."""
+    schedule, quantized = config["schedule"], {"quantized": True, "optimizer": "qat_optimizer"}
+    warmup, qat = schedule["warmup_epochs"], schedule["qat_epochs"]
+    if config["pretrained"]:
+        outline = [(Stage(FLOAT, 0, 0, {}), (*FLOAT_BLIND, "float_optimizer", "schedule.float_epochs"))]
+    else:
+        outline = [(Stage(FLOAT, 0, schedule["float_epochs"], {}), FLOAT_BLIND)]
+    if warmup:
+        outline.append((Stage(WARMUP, 0, warmup, {}, **quantized), WARMUP_BLIND))
+    last = {"regularized": _is_regularized(config), "freezes_alphas": schedule["freeze_alpha"]}
+    outline.append((Stage(REGULARIZED, warmup, qat, {}, **quantized, **last), QAT_BLIND))
+    return outline
+
+
+def _code(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
+    """The code of the parts that a stage uses, and of the core that it runs through."""
+    nodes = {"model": config["model"], "data": config["data"]}
+    if stage.epochs:
+        nodes["optimizer"] = config[stage.optimizer]
+    if stage.quantized:
+        nodes["quantizer"] = config["quant"]["quantizer"]
+    if stage.regularized:
+        nodes["regularizer"] = config["reg"]
+    parts = {role: node[TARGET] for role, node in nodes.items()}
+    return stage_code("quantized" if stage.quantized else "float", parts, config["allow_targets"])
+
+
+def _is_regularized(config: Mapping[str, Any]) -> bool:
+    return bool(config["reg"]["lambda_weight"] or config["reg"]["lambda_act"])
 
 
 def _seen(config: Mapping[str, Any], data_identity: str, blind: tuple[str, ...]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from brsweep.errors import BrsweepError
 from brsweep.stages.bench import Bench
 from brsweep.stages.collapse import CollapseWatch
-from brsweep.stages.plan import FLOAT, REGULARIZED, Stage
+from brsweep.stages.plan import Stage
 from brsweep.stages.store import STATE, Store
 from brsweep.training.checkpoint import load, save
 from brsweep.training.evaluate import evaluate
@@ -65,7 +65,7 @@ def run_stages(
     """
     state = train_shared(bench, stages[:-1], store, run_name, reporter)
     training = _prepare(bench, stages[-1], state, checkpoints, reporter)
-    return _train(training, bench, run_name, reporter), training.learner
+    return _train(training, bench, run_name, reporter, judged=True), training.learner
 
 
 def train_shared(
@@ -103,13 +103,13 @@ def _deepest(stages: Sequence[Stage], store: Store, reporter: Reporter) -> tuple
 
 def _prepare(bench: Bench, stage: Stage, parent: dict[str, Any] | None, folder: Path, reporter: Reporter) -> InTraining:
     """The stage at its beginning, or where its checkpoint left it."""
-    if stage.name == FLOAT:
-        learner, probe = bench.learner(bench.float_model(), "float_optimizer"), None
-    else:
+    if stage.quantized:
         learner, probe = _begin_qat(bench, stage, parent, reporter)
+    else:
+        learner, probe = bench.learner(bench.float_model(), stage.optimizer), None
     state = {"history": [], "layers": [], "snapshots": {}, "float": None, "best": None, "collapse": None}
     state |= {key: parent[key] for key in ("history", "layers", "snapshots", "float")} if parent else {}
-    state |= {"signature": stage.signature, "stage": stage.name, "done": stage.first}
+    state |= {"signature": stage.signature, "stage": stage.name, "quantized": stage.quantized, "done": stage.first}
     saved = _checkpoint(folder / CHECKPOINT, stage, reporter)
     if saved is not None:
         learner.model.load_state_dict(saved["model"])
@@ -123,34 +123,37 @@ def _prepare(bench: Bench, stage: Stage, parent: dict[str, Any] | None, folder: 
 
 
 def _begin_qat(bench: Bench, stage: Stage, parent: dict[str, Any], reporter: Reporter) -> tuple[Learner, Probe]:
-    if parent["stage"] == FLOAT:
+    if parent["quantized"]:
+        model, conversion = bench.quantized_model()
+        model.load_state_dict(parent["model"])
+    else:
         model, conversion = bench.quantized_model(parent["model"])
         bench.calibrate(model)
         for line in conversion.warnings:
             reporter.warn(line)
-    else:
-        model, conversion = bench.quantized_model()
-        model.load_state_dict(parent["model"])
-    last = stage.name == REGULARIZED
-    parts = {"sites": conversion.sites, "regularizer": bench.regularizer() if last else None}
-    learner = bench.learner(model, "qat_optimizer", **parts)
-    if parent["stage"] != FLOAT:
+    regularizer = bench.regularizer() if stage.regularized else None
+    learner = bench.learner(model, stage.optimizer, sites=conversion.sites, regularizer=regularizer)
+    if parent["quantized"]:
         learner.optimizer.load_state_dict(parent["optimizer"])
-    if last and bench.config["schedule"]["freeze_alpha"]:
+    if stage.freezes_alphas:
         frozen = freeze_alphas(model, learner.optimizer)
         reporter.banner(f"alpha frozen from here on: {len(frozen)} step sizes keep every bit")
     return learner, bench.probe(model, conversion)
 
 
-def _train(training: InTraining, bench: Bench, run_name: str, reporter: Reporter) -> dict[str, Any]:
-    """Train to the stage's end; its state, which is also its last checkpoint."""
+def _train(
+    training: InTraining, bench: Bench, run_name: str, reporter: Reporter, judged: bool = False
+) -> dict[str, Any]:
+    """Train to the stage's end; its state, which is also its last checkpoint.
+
+    judged: a run's last stage, whose best epoch is kept and in which a collapse is named.
+    """
     stage, learner, state = training.stage, training.learner, training.state
     progress = Progress(state["done"], list(state["history"]), list(state["layers"]))
     schedule, config = bench.config["schedule"], bench.config
-    kind = "float" if stage.name == FLOAT else "qat"
-    epochs = stage.last if kind == "float" else schedule["qat_epochs"]
+    epochs, kind = (schedule["qat_epochs"], "qat") if stage.quantized else (stage.last, "float")
     span = Span(stage.name, stage.first, stage.last, epochs, schedule[f"{kind}_lr_warmup_epochs"])
-    watch = CollapseWatch(state, reporter, config["reg"]) if stage.name == REGULARIZED else None
+    watch = CollapseWatch(state, reporter, config["reg"]) if judged else None
 
     def after_epoch(record: dict[str, Any]) -> None:
         record["trained_by"] = run_name
@@ -163,7 +166,7 @@ def _train(training: InTraining, bench: Bench, run_name: str, reporter: Reporter
 
     fit(
         learner, bench.tables, span, progress, seed=config["seed"], batch_size=config["data"]["batch_size"],
-        probe=training.probe, weight_decay=config[f"{kind}_optimizer"]["weight_decay"], bar=reporter.bar,
+        probe=training.probe, weight_decay=config[stage.optimizer]["weight_decay"], bar=reporter.bar,
         after_epoch=after_epoch,
     )  # fmt: skip
     _snapshot(training, progress)
@@ -171,7 +174,7 @@ def _train(training: InTraining, bench: Bench, run_name: str, reporter: Reporter
 
 
 def _finish(training: InTraining, bench: Bench, reporter: Reporter) -> dict[str, Any]:
-    state, learner, name = training.state, training.learner, training.stage.name
+    state, learner, stage = training.state, training.learner, training.stage
     tables = {"val": bench.tables.val, "test": bench.tables.test}
     ends = {
         key: None if table is None else evaluate(learner, table.plain(), len(bench.tables.classes))
@@ -179,11 +182,11 @@ def _finish(training: InTraining, bench: Bench, reporter: Reporter) -> dict[str,
     }
     sites = training.probe.histograms() if training.probe else {}
     end = {"sites": sites, "confusion": ends["test"].confusion}
-    state["snapshots"] = state["snapshots"] | {f"{name}-end": end}
-    if name == FLOAT:
+    state["snapshots"] = state["snapshots"] | {f"{stage.name}-end": end}
+    if not stage.quantized:
         state["float"] = {key: None if e is None else e.accuracy for key, e in ends.items()}
     for key, content in state["snapshots"].items():
-        if key.startswith(f"{name}-"):
+        if key.startswith(f"{stage.name}-"):
             reporter.snapshot(key, content)
     return state
 
