@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import FunctionType
 
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
@@ -13,8 +14,8 @@ from brsweep.errors import BrsweepError
 def copy_network(model: nn.Module) -> nn.Module:
     """A deep copy: equal weights, shared with nobody, tied ones tied again, in their memory format, hooks on modules.
 
-    Raises `BrsweepError` naming a weight that hooks compute, a tensor that autograd made, a parameter with hooks of its
-    own (a copy would have none) or without values.
+    Raises `BrsweepError` naming a weight that hooks compute, a tensor that autograd made, a `forward` set
+    on an object, a parameter with hooks of its own (a copy would have none) or without values.
     """
     for name, module in model.named_modules():
         at = name or type(module).__name__
@@ -25,6 +26,11 @@ def copy_network(model: nn.Module) -> nn.Module:
                     f"{at}: its {key} is no parameter but computed ({by}), which can't be copied; remove that first "
                     f"(remove_weight_norm, remove_spectral_norm, prune.remove) or use torch.nn.utils.parametrizations"
                 )
+        if isinstance(vars(module).get("forward"), FunctionType):
+            raise BrsweepError(
+                f"{at}: its forward is a function set on the object, which a copy would call with the original's "
+                f"weights; bind it (types.MethodType) or make it a class"
+            )
         for key, parameter in module.named_parameters(recurse=False):
             if isinstance(parameter, UninitializedParameter):
                 raise BrsweepError(f"{at}: its {key} has no values yet; run the network once before it is converted")

@@ -79,13 +79,17 @@ def _reason(model: nn.Module, weight: str, owner: str, module: nn.Module, graph:
 
 
 def _is_closed(name: str, module: nn.Module) -> bool:
-    return bool(name) and next(module.children(), None) is not None and Tracer().is_leaf_module(module, name)
+    return bool(name) and next(module.children(), None) is not None and _is_one_step(name, module)
 
 
 def _is_weight_layer(name: str, module: nn.Module) -> bool:
     weights = any(parameter.dim() > 1 for parameter in module.parameters())
-    own = isinstance(module, tuple(KINDS)) or Tracer().is_leaf_module(module, name)
+    own = isinstance(module, tuple(KINDS)) or _is_one_step(name, module)
     return weights and own and not isinstance(module, NORMS)
+
+
+def _is_one_step(name: str, module: nn.Module) -> bool:
+    return Tracer().is_leaf_module(module, name) and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
 
 
 def _multiplies(node: fx.Node) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 
 import torch
 from torch import fx, nn
@@ -56,15 +57,23 @@ FACTS = frozenset((
 ))  # fmt: skip
 """What is asked of a tensor without reading its values."""
 
-WRITING_OPERATORS = frozenset(
-    f"i{name}"
-    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "concat")
-)
+IN_PLACE_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
+"""Functions of `operator` that stand for `+=` and its like."""
+
+
+def in_place(operation: str, one, other):
+    """`one += other` and its like, as a step of a graph. torch.fx's code for them writes to a name, of a number too."""
+    return getattr(operator, operation)(one, other)
 
 
 def source(node: fx.Node):
-    """A node's first argument, by position or by name: a node, or a sequence of them for `torch.cat`."""
-    return node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("tensors"))
+    """A node's first argument that is a node, or a sequence with nodes in it (`torch.cat`); None without one."""
+    for argument in (*node.args, *node.kwargs.values()):
+        if isinstance(argument, fx.Node):
+            return argument
+        if isinstance(argument, (list, tuple)) and any(isinstance(part, fx.Node) for part in argument):
+            return argument
+    return None
 
 
 def step_name(node: fx.Node) -> str:
@@ -83,7 +92,9 @@ def works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
     if node.op == "call_module":
         return bool(getattr(module, "inplace", False))
     name = step_name(node)
-    return name in WRITING_OPERATORS or (name.endswith("_") and not name.endswith("__")) or bool(_inplace(node))
+    if name.startswith("__"):
+        return name.strip("_") in IN_PLACE_OPERATORS
+    return name == "in_place" or name.endswith("_") or bool(_bound(node).get("inplace", False))
 
 
 def shares_memory(node: fx.Node, module: nn.Module | None) -> bool:
@@ -104,10 +115,6 @@ def hands_on(node: fx.Node, module: nn.Module | None) -> bool:
     if name == "interpolate":
         return str(_bound(node).get("mode", "nearest")).startswith("nearest")
     return name in VALUES or _marked(name) == "view"
-
-
-def _inplace(node: fx.Node) -> bool:
-    return bool(_bound(node).get("inplace", False))
 
 
 def _bound(node: fx.Node) -> dict:

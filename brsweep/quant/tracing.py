@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from brsweep.errors import BrsweepError
 from brsweep.quant.layers import ClippedReLU, keeps_forward, quantized_kind
-from brsweep.quant.steps import reads_values, shares_memory, source, works_in_place
+from brsweep.quant.steps import IN_PLACE_OPERATORS, in_place, reads_values, shares_memory, source, works_in_place
 
 RELU_MODULES = (nn.ReLU, nn.ReLU6, ClippedReLU)
 RELU_FUNCTIONS = {F.relu: nn.ReLU, torch.relu: nn.ReLU, torch.relu_: nn.ReLU, F.relu_: nn.ReLU, F.relu6: nn.ReLU6}
@@ -27,8 +27,23 @@ BESIDE_FORWARD = ("train", "state_dict", "_save_to_state_dict", "load_state_dict
 """Methods whose own version a GraphModule would not have."""
 
 
+class Proxy(fx.Proxy):
+    """Records `h += 1` as what it is; torch's own records `h + 1`, and other names of that memory would not see it."""
+
+
+for _operation in IN_PLACE_OPERATORS:
+
+    def _record(self: Proxy, other, operation: str = _operation):
+        return self.tracer.create_proxy("call_function", in_place, (operation, self, other), {})
+
+    setattr(Proxy, f"__{_operation}__", _record)
+
+
 class Tracer(fx.Tracer):
     """Takes every ReLU module and every layer that can be quantized as one step, and runs no module's hooks."""
+
+    def proxy(self, node: fx.Node) -> Proxy:
+        return Proxy(node, self)
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return is_relu(module) or quantized_kind(module) is not None or super().is_leaf_module(module, name)
