@@ -54,7 +54,9 @@ def test_resnet20_has_20_layers_and_19_sites():
     assert set(weights.values()) == {2, 8}
     assert set(acts.values()) == {3, 8}
     assert type(model).__name__ == "ResNet"
-    assert (done.left_float, done.float_inputs, done.untraced, done.warnings) == ((), (), "", [])
+    assert (done.left_float, done.float_inputs, done.untraced, done.warnings) == ({}, (), "", [])
+    assert done.weights == sum(p.numel() for p in resnet20(num_classes=10).parameters() if p.dim() > 1)
+    assert done.low_weights == done.weights - 3 * 16 * 9 - 64 * 10
     assert len({id(site.quantizer) for site in done.sites}) == 39
     assert all(site.grid.signed == (site.kind == "weight") for site in done.sites)
 
@@ -118,9 +120,9 @@ def test_float_inputs_are_those_of_quantized_layers():
     """At 32 bits a layer is no quantized layer, whatever it is fed with."""
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.ReLU())
     with pytest.warns(UserWarning, match=r"float inputs: 2$"):
-        _, done = quantize_model(net, 2, 2, overrides={"1": 32})
+        _, done = quantize_model(net, 2, 2, first_last_bits=None, overrides={"1": 32})
     assert done.float_inputs == ("2",)
-    assert done.left_float == ("1",)
+    assert list(done.left_float) == ["1"]
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
@@ -181,7 +183,7 @@ def test_a_shared_clip_clips_at_every_place():
     images = 10 * torch.randn(4, 3, 5, 5)
     same, _ = quantize_model(net, 32, 32)
     assert torch.equal(same(images), net(images))
-    model, _ = quantize_model(net, 2, 2)
+    model, _ = quantize_model(net, 2, 2, first_last_bits=None)
     assert (model.act.clip_value, model.act_1.clip_value) == (1.5, 1.5)
 
 
@@ -214,7 +216,7 @@ class Untraceable(nn.Module):
 
 def test_an_untraceable_network_is_converted_by_its_modules_and_says_so():
     with pytest.warns(UserWarning, match="can't be traced"):
-        model, done = quantize_model(Untraceable(shared=False), 2, 2)
+        model, done = quantize_model(Untraceable(shared=False), 2, 2, first_last_bits=None)
     assert done.untraced
     assert list(sites_of(done, "weight")) == ["a", "b"]
     assert list(sites_of(done, "act")) == ["act", "other"]
@@ -223,7 +225,7 @@ def test_an_untraceable_network_is_converted_by_its_modules_and_says_so():
 
 def test_an_untraceable_network_with_a_shared_relu_fails_at_calibration():
     with pytest.warns(UserWarning, match="can't be traced"):
-        model, _ = quantize_model(Untraceable(shared=True), 2, 2)
+        model, _ = quantize_model(Untraceable(shared=True), 2, 2, first_last_bits=None)
     assert model.act is model.other
     with pytest.raises(BrsweepError, match=r"^act: runs twice in one forward pass"):
         calibrate(model, [torch.randn(5, 4)])
@@ -272,7 +274,7 @@ def test_a_branch_on_the_mode_is_an_error_where_a_trace_would_fix_it():
 
     with pytest.raises(BrsweepError, match="would fix training or evaluation at call_module b"):
         quantize_model(Auxiliary(F.relu), 2, 2)
-    model, _ = quantize_model(Auxiliary(nn.ReLU()), 2, 2)  # keeps its class, and so both modes
+    model, _ = quantize_model(Auxiliary(nn.ReLU()), 2, 2, first_last_bits=None)  # keeps its class, and so both modes
     calibrate(model, [torch.randn(5, 4)])
     assert isinstance(model.train()(torch.randn(5, 4)), tuple)
     assert isinstance(model.eval()(torch.randn(5, 4)), torch.Tensor)
@@ -303,7 +305,7 @@ def test_overrides_by_pattern_later_ones_win():
     assert {s.name: s.grid.bits for s in done.sites} == {
         "conv1": 3, "conv2": 4, "conv3": 3, "relu1": 5, "relu2": 5, "relu3": 8,
     }  # fmt: skip
-    assert done.left_float == ("fc",)
+    assert done.left_float == {"fc": "32 bits were asked for"}
     _, swapped = quantize_model(SmallNet(), 2, 2, overrides={"conv2": 4, "conv?": 3})
     assert sites_of(swapped, "weight")["conv2"] == 3
     _, other_kind = quantize_model(SmallNet(), 2, 2, overrides={"conv2": {"act": 4}})
@@ -391,9 +393,9 @@ def test_clip_values():
     assert [m.clip_value for m in model.modules() if isinstance(m, QuantizedClippedReLU)] == [1.0] * 3
     mixed = nn.Sequential(nn.Linear(4, 4), nn.ReLU6(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), ClippedReLU(0.5))
     for clip, expected in ((None, [6.0, None, 0.5]), (3.0, [3.0, 3.0, 0.5]), (8.0, [6.0, 8.0, 0.5])):
-        model, _ = quantize_model(mixed, 2, 2, clip_value=clip)
+        model, _ = quantize_model(mixed, 2, 2, clip_value=clip, first_last_bits=None)
         assert [m.clip_value for m in model.modules() if isinstance(m, QuantizedClippedReLU)] == expected
-    model, _ = quantize_model(mixed, 2, 32, clip_value=1.0)
+    model, _ = quantize_model(mixed, 2, 32, clip_value=1.0, first_last_bits=None)
     assert [type(m) for m in model] == [QuantLinear, ClippedReLU] * 3
     assert [m.clip_value for m in model if isinstance(m, ClippedReLU)] == [1.0, 1.0, 0.5]
     for wrong in (0, -1.0):

@@ -10,56 +10,74 @@ one module per place, and functional ReLUs become modules: see `brsweep.quant.pl
 
 from __future__ import annotations
 
-import copy
-import difflib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from torch import nn
 
 from brsweep.errors import BrsweepError
-from brsweep.quant.grid import FLOAT_BITS, Grid
-from brsweep.quant.layers import ClippedReLU, QuantConv2d, QuantizedClippedReLU, QuantizerFactory, QuantLinear
+from brsweep.quant.copying import copy_network
+from brsweep.quant.grid import FLOAT_BITS
+from brsweep.quant.layers import ClippedReLU, QuantizedClippedReLU, QuantizerFactory, quantize_layer
 from brsweep.quant.lsq import LSQQuantizer
-from brsweep.quant.places import Places, find_places, replace
+from brsweep.quant.places import find_places, replace
+from brsweep.quant.policy import ASKED, Bits, Policy
 from brsweep.quant.sites import Site
 
 INPUT_SITE = "input"
-KINDS = ("weight", "act")
-Bits = int | Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class Conversion:
     """What `quantize_model` did: the quantized sites in the order of execution, and what stayed float.
 
-    left_float: layers and activations that were asked to stay float (32 bits).
+    left_float: name -> reason, for each weight of two or more dimensions and each activation that stays float.
     float_inputs: quantized layers, the first apart, whose input comes from no activation site at all.
+    float_ends: the network's first or last weight layer where it can't be quantized; no other takes its bits.
+    weights, low_weights: how many weights the network has, and how many of them are at the low bit-width.
     untraced: why the network could not be traced, where it could not; `float_inputs` is empty then.
     """
 
     sites: tuple[Site, ...]
-    left_float: tuple[str, ...]
+    left_float: Mapping[str, str]
     float_inputs: tuple[str, ...]
+    float_ends: tuple[str, ...]
+    weights: int
+    low_weights: int
     untraced: str = ""
 
     @property
     def warnings(self) -> list[str]:
         """One line for each thing that a reader of accuracies should know."""
         lines = []
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.left_float.items():
+            if reason != ASKED:
+                reasons.setdefault(reason, []).append(name)
+        if self.low_weights * 2 < self.weights and (reasons or any(site.kind == "weight" for site in self.sites)):
+            share = f"{self.low_weights:,} of {self.weights:,} ({self.low_weights / self.weights:.1%})"
+            lines.append(f"fewer than half of the network's weights are at the low bit-width: {share}")
+        if reasons:
+            listed = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+            lines.append(f"these weights stay float: {listed}")
+        if self.float_ends:
+            ends = " and ".join(self.float_ends)
+            lines.append(f"first_last_bits: {ends} can't be quantized, and no other layer takes the place of an end")
         if self.float_inputs:
             lines.append(f"these quantized layers compute on float inputs: {', '.join(self.float_inputs)}")
         if self.untraced:
-            lines.append(f"the network can't be traced ({self.untraced}), so inputs that stay float are not listed")
+            lines.append(
+                f"the network can't be traced ({self.untraced}), so neither inputs that stay float are known, nor "
+                f"in-place ReLUs whose input is read again, which quantizers would change"
+            )
         return lines
 
     def lines(self) -> list[str]:
-        """A table of the sites: name, what is quantized, bits."""
-        width = max((len(site.name) for site in self.sites), default=0)
+        """A table of the sites: name, what is quantized, bits; and of what stays float, with the reason."""
+        width = max((len(name) for name in (*(site.name for site in self.sites), *self.left_float)), default=0)
         rows = [f"{s.name:<{width}}  {s.kind:<6}  {s.grid.bits} bits" for s in self.sites]
-        return rows + [f"{name:<{width}}  stays float" for name in self.left_float]
+        return rows + [f"{name:<{width}}  stays float: {reason}" for name, reason in self.left_float.items()]
 
 
 def quantize_model(
@@ -87,34 +105,37 @@ def quantize_model(
     Raises `BrsweepError` for bits that no grid has, an option without effect, a layer used at two places, or a network
     that is quantized already. Warns of quantized layers whose input stays float.
     """
-    if any(isinstance(module, (QuantConv2d, QuantLinear, QuantizedClippedReLU)) for module in model.modules()):
+    if any(hasattr(m, "weight_quantizer") or isinstance(m, QuantizedClippedReLU) for m in model.modules()):
         raise BrsweepError("quantize_model: this network is quantized already; start from the float network")
-    model, places = find_places(copy.deepcopy(model))
-    policy = _Policy(places, weight_bits, act_bits, first_last_bits, overrides or {})
-    like = next(model.parameters())
-    sites, left_float = [], []
+    model, places = find_places(copy_network(model))
+    policy = Policy(places, weight_bits, act_bits, first_last_bits, overrides or {})
+    weights = {id(p): p.numel() for p in model.parameters() if p.dim() > 1}
+    if not weights or not places.order:
+        missing = "layer or ReLU that can be quantized" if weights else "weights"
+        raise BrsweepError(f"quantize_model: this network ({type(model).__name__}) has no {missing}")
+    image_layer = policy.image_layer(input_bits)
+    like = next(p for p in model.parameters() if p.dim() > 1)
+    sites, left_float, low = [], dict(policy.left_float), set()
     for name in places.order:
-        module, bits = model.get_submodule(name), policy.bits(name)
+        module, bits, is_low = model.get_submodule(name), policy.bits(name), name not in policy.ends
         clip = _tighter(clip_value, _own_clip(module))
         if bits == FLOAT_BITS:
-            left_float.append(name)
+            left_float[name] = ASKED
             if name in places.activations and clip is not None:
                 replace(model, name, ClippedReLU(clip))
-            continue
-        if name in places.layers:
-            module = _quantized_layer(name, module, bits, per_channel, quantizer)
-            if name == places.layers[0] and input_bits != FLOAT_BITS:
+        elif name in places.layers:
+            _quantize(name, module, bits, per_channel, quantizer)
+            if name == image_layer:
                 module.input_quantizer = quantizer(bits=input_bits, signed=True, count=count).to(like)
                 sites.append(Site(INPUT_SITE, "act", module.input_quantizer, low=False))
-            sites.append(Site(name, "weight", module.weight_quantizer, low=name not in policy.ends))
+            sites.append(Site(name, "weight", module.weight_quantizer, low=is_low))
+            low |= {id(module.weight)} if is_low else set()
         else:
-            module = QuantizedClippedReLU(bits, clip, count=count, quantizer=quantizer).to(like)
-            sites.append(Site(name, "act", module.quantizer, low=name not in policy.ends))
-        replace(model, name, module)
-    if input_bits != FLOAT_BITS and not any(site.name == INPUT_SITE for site in sites):
-        raise BrsweepError(f"input_bits={input_bits}: the first layer stays float, so its input does; quantize it too")
-    float_inputs = tuple(name for name in places.float_inputs() if name not in left_float)
-    done = Conversion(tuple(sites), tuple(left_float), float_inputs, places.untraced)
+            replace(model, name, QuantizedClippedReLU(bits, clip, count=count, quantizer=quantizer).to(like))
+            sites.append(Site(name, "act", model.get_submodule(name).quantizer, low=is_low))
+    float_inputs = tuple(name for name in places.float_inputs if name not in left_float)
+    counts = (sum(weights.values()), sum(weights[key] for key in low))
+    done = Conversion(tuple(sites), left_float, float_inputs, policy.float_ends, *counts, places.untraced)
     for line in done.warnings:
         warnings.warn(line, stacklevel=2)
     return model, done
@@ -122,7 +143,7 @@ def quantize_model(
 
 def clip_relus(model: nn.Module, clip_value: float | None) -> nn.Module:
     """A copy of a float network whose ReLUs clip at `clip_value`, as those of the quantized network will."""
-    model = copy.deepcopy(model)
+    model = copy_network(model)
     if clip_value is None:
         return model
     model, places = find_places(model)
@@ -131,42 +152,9 @@ def clip_relus(model: nn.Module, clip_value: float | None) -> nn.Module:
     return model
 
 
-class _Policy:
-    """Which bits each place gets."""
-
-    def __init__(self, places: Places, weight_bits, act_bits, first_last_bits, overrides) -> None:
-        self.places, self.weight_bits, self.act_bits = places, weight_bits, act_bits
-        self.first_last_bits, self.overrides = first_last_bits, overrides
-        ends = [*places.layers[:1], *places.layers[-1:], *places.activations[-1:]]
-        self.ends = frozenset(ends if first_last_bits is not None else ())
-        for pattern in overrides:
-            if not any(fnmatchcase(name, pattern) for name in places.order):
-                close = difflib.get_close_matches(pattern, places.order, n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                raise BrsweepError(f"quant.overrides: no layer or ReLU matches {pattern!r}{hint}")
-            unknown = set(overrides[pattern]) - set(KINDS) if isinstance(overrides[pattern], Mapping) else ()
-            if unknown:
-                raise BrsweepError(f"quant.overrides: {pattern} sets {sorted(unknown)}; choose from {', '.join(KINDS)}")
-
-    def bits(self, name: str) -> int:
-        kind = "weight" if name in self.places.layers else "act"
-        bits = self.weight_bits if kind == "weight" else self.act_bits
-        if name in self.ends and bits != FLOAT_BITS:
-            bits = self.first_last_bits
-        for pattern, override in self.overrides.items():
-            if fnmatchcase(name, pattern):
-                bits = override.get(kind, bits) if isinstance(override, Mapping) else override
-        if bits != FLOAT_BITS:
-            Grid(bits, signed=kind == "weight")
-        return bits
-
-
-def _quantized_layer(
-    name: str, module: nn.Module, bits: int, per_channel: bool, quantizer: QuantizerFactory
-) -> nn.Module:
-    layer = QuantConv2d if isinstance(module, nn.Conv2d) else QuantLinear
+def _quantize(name: str, module: nn.Module, bits: int, per_channel: bool, quantizer: QuantizerFactory) -> None:
     try:
-        return layer.from_float(module, bits, per_channel, quantizer)
+        quantize_layer(module, bits, per_channel, quantizer)
     except BrsweepError as error:
         raise BrsweepError(f"{name}: {error}") from None
 

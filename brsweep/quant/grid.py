@@ -8,6 +8,7 @@ A *code* is an integer in [Qn, Qp]; a *level* is code x alpha; a *bin* is the se
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,9 @@ FLOAT_BITS = 32
 
 @dataclass(frozen=True)
 class Grid:
-    """The codes that `bits` bits can hold. Raises `BrsweepError` for bits outside 1..8.
+    """The codes that `bits` bits can hold. Any integer type will do (numpy's), a bool won't.
+
+    Raises `BrsweepError` for bits outside 1..8.
 
     >>> Grid(2, signed=True).qn, Grid(2, signed=True).qp
     (-2, 1)
@@ -34,8 +37,9 @@ class Grid:
     signed: bool
 
     def __post_init__(self) -> None:
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 1 <= self.bits <= 8:
+        if isinstance(self.bits, bool) or not hasattr(self.bits, "__index__") or not 1 <= self.bits <= 8:
             raise BrsweepError(f"bits={self.bits!r}: a grid has 1 to 8 bits; {FLOAT_BITS} means float and has no grid")
+        object.__setattr__(self, "bits", operator.index(self.bits))
 
     @property
     def qn(self) -> int:

@@ -1,10 +1,15 @@
 """Layers that hold a latent float weight and compute with its fake-quantized value, and the activation's site.
 
 Each module here stands where one of torch's stood, so `forward` calls its argument `input`, as they do.
+
+A network's layer becomes a quantized one where it stands: the object stays, with its parameters, whoever else holds
+them, its hooks and all that it carries; its class changes and it gets its quantizers.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 from collections.abc import Callable
 
@@ -64,61 +69,123 @@ class QuantizedClippedReLU(ClippedReLU):
 class _QuantWeight:
     """What quantized layers share: a signed quantizer for the latent weight, and one for the input where asked."""
 
+    channel_axis = 0
     weight_quantizer: nn.Module
     input_quantizer: nn.Module | None
+
+    def __init__(self, *args, bits: int, per_channel: bool = False, quantizer: QuantizerFactory = LSQQuantizer, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._set_quantizers(bits, per_channel, quantizer)
 
     @classmethod
     def from_float(
         cls, layer: nn.Module, bits: int, per_channel: bool = False, quantizer: QuantizerFactory = LSQQuantizer
     ) -> nn.Module:
         """The quantized counterpart of a float layer: a copy of its weights, alpha initialised from them."""
-        quantized = cls(**_arguments(layer), bits=bits, per_channel=per_channel, quantizer=quantizer)
-        quantized.to(device=layer.weight.device, dtype=layer.weight.dtype)
-        quantized.load_state_dict(layer.state_dict(), strict=False)
-        for name, parameter in layer.named_parameters():
-            quantized.get_parameter(name).requires_grad_(parameter.requires_grad)
-        quantized.weight_quantizer.init_from(quantized.weight)
-        return quantized.train(layer.training)
+        if quantized_kind(layer) is not cls:
+            raise BrsweepError(f"{cls.__name__}: a {type(layer).__name__} is no layer of this kind")
+        quantized = copy.deepcopy(layer)
+        quantize_layer(quantized, bits, per_channel, quantizer)
+        return quantized
 
     def _quantize_input(self, values: Tensor) -> Tensor:
         return values if self.input_quantizer is None else self.input_quantizer(values)
 
     def _set_quantizers(self, bits: int, per_channel: bool, quantizer: QuantizerFactory) -> None:
+        axis = self.channel_axis
         self.weight_quantizer = quantizer(
-            bits=bits, signed=True, per_channel=per_channel, channels=self.weight.shape[0], axis=0
+            bits=bits, signed=True, per_channel=per_channel, channels=self.weight.shape[axis], axis=axis
         )
         self.input_quantizer = None
 
 
-class QuantConv2d(_QuantWeight, nn.Conv2d):
-    """`nn.Conv2d` whose weight [out, in/groups, kh, kw] is fake-quantized (signed) in every forward pass."""
-
-    def __init__(
-        self, *args, bits: int, per_channel: bool = False, quantizer: QuantizerFactory = LSQQuantizer, **kwargs
-    ):
-        super().__init__(*args, **kwargs)
-        self._set_quantizers(bits, per_channel, quantizer)
-
+class _QuantConv(_QuantWeight):
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(self._quantize_input(input), self.weight_quantizer(self.weight), self.bias)
+
+
+class QuantConv1d(_QuantConv, nn.Conv1d):
+    """`nn.Conv1d` whose weight [out, in/groups, k] is fake-quantized (signed) in every forward pass."""
+
+
+class QuantConv2d(_QuantConv, nn.Conv2d):
+    """`nn.Conv2d` whose weight [out, in/groups, kh, kw] is fake-quantized (signed) in every forward pass."""
+
+
+class QuantConv3d(_QuantConv, nn.Conv3d):
+    """`nn.Conv3d` whose weight [out, in/groups, kd, kh, kw] is fake-quantized (signed) in every forward pass."""
+
+
+class _QuantConvTranspose(_QuantWeight):
+    """Per channel there is a step size per output channel of a group, which all groups share: the weight's axis 1."""
+
+    channel_axis = 1
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        dims = len(self.kernel_size)
+        size = (self.stride, self.padding, self.kernel_size, dims, self.dilation)
+        output_padding = self._output_padding(input, output_size, *size)
+        operator = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
+        values, weight = self._quantize_input(input), self.weight_quantizer(self.weight)
+        return operator(
+            values, weight, self.bias, self.stride, self.padding, output_padding, self.groups, self.dilation
+        )
+
+
+class QuantConvTranspose1d(_QuantConvTranspose, nn.ConvTranspose1d):
+    """`nn.ConvTranspose1d` whose weight [in, out/groups, k] is fake-quantized (signed) in every forward pass."""
+
+
+class QuantConvTranspose2d(_QuantConvTranspose, nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d` whose weight [in, out/groups, kh, kw] is fake-quantized (signed) in every forward pass."""
+
+
+class QuantConvTranspose3d(_QuantConvTranspose, nn.ConvTranspose3d):
+    """`nn.ConvTranspose3d` whose weight [in, out/groups, kd, kh, kw] is fake-quantized in every forward pass."""
 
 
 class QuantLinear(_QuantWeight, nn.Linear):
     """`nn.Linear` whose weight [out, in] is fake-quantized (signed) in every forward pass."""
 
-    def __init__(
-        self, *args, bits: int, per_channel: bool = False, quantizer: QuantizerFactory = LSQQuantizer, **kwargs
-    ):
-        super().__init__(*args, **kwargs)
-        self._set_quantizers(bits, per_channel, quantizer)
-
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(self._quantize_input(input), self.weight_quantizer(self.weight), self.bias)
 
 
-def _arguments(layer: nn.Module) -> dict:
-    """The constructor arguments of a float layer, read back from it."""
-    if isinstance(layer, nn.Linear):
-        return {"in_features": layer.in_features, "out_features": layer.out_features, "bias": layer.bias is not None}
-    names = ["in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"]
-    return {name: getattr(layer, name) for name in names} | {"bias": layer.bias is not None}
+KINDS = {
+    nn.Conv1d: QuantConv1d,
+    nn.Conv2d: QuantConv2d,
+    nn.Conv3d: QuantConv3d,
+    nn.ConvTranspose1d: QuantConvTranspose1d,
+    nn.ConvTranspose2d: QuantConvTranspose2d,
+    nn.ConvTranspose3d: QuantConvTranspose3d,
+    nn.Linear: QuantLinear,
+}
+"""torch's layer -> its quantized counterpart."""
+
+
+def keeps_forward(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module computes as `kind`, torch's class of which it is an instance, does."""
+    methods = [name for name in ("forward", "_conv_forward", "_output_padding", "__call__") if hasattr(kind, name)]
+    return all(getattr(type(module), name) is getattr(kind, name) and name not in vars(module) for name in methods)
+
+
+def quantized_kind(layer: nn.Module) -> type[nn.Module] | None:
+    """The quantized class for a layer that holds its weight as a parameter and computes as torch's class does."""
+    for kind, quantized in KINDS.items():
+        if isinstance(layer, kind) and keeps_forward(layer, kind) and layer._parameters.get("weight") is not None:
+            return quantized
+    return None
+
+
+def quantize_layer(layer: nn.Module, bits: int, per_channel: bool, quantizer: QuantizerFactory) -> None:
+    """Make a float layer a quantized one where it stands; alpha is initialised from its weight."""
+    layer.__class__ = _beside(quantized_kind(layer), type(layer))
+    layer._set_quantizers(bits, per_channel, quantizer)
+    layer.weight_quantizer.to(layer.weight).train(layer.training)
+    layer.weight_quantizer.init_from(layer.weight)
+
+
+@functools.cache
+def _beside(quantized: type[nn.Module], own: type[nn.Module]) -> type[nn.Module]:
+    """The quantized class; for a layer of a subclass one that keeps the subclass's other methods."""
+    return quantized if own in KINDS else type(f"Quant{own.__name__}", (quantized, own), {})

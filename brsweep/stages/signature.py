@@ -42,7 +42,8 @@ VERSION = 2
 FLOAT_CORE = (
     "training", "data/images.py", "data/split.py", "data/table.py", "data/tables.py", "models/build.py",
     "stages/bench.py", "stages/run.py",
-    "quant/convert.py", "quant/layers.py", "quant/places.py", "quant/tracing.py",
+    "quant/convert.py", "quant/copying.py", "quant/floats.py", "quant/layers.py", "quant/places.py", "quant/policy.py",
+    "quant/steps.py", "quant/tracing.py",
 )  # fmt: skip
 """Rooms and files that float stages run through; those of `quant` clip a float network's ReLUs."""
 QUANTIZED_CORE = (
