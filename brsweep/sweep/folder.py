@@ -1,14 +1,14 @@
 """A run's folder: what is in it, and what state the run is in.
 
-    <output_dir>/<sweep_name>/<readable name>-<hash>/
-        config.yaml      the configuration, resolved
-        console.log      what was printed
-        metrics.jsonl    a line per epoch: scalars
-        layers.jsonl     a line per epoch of a quantized stage: one array per metric, in the order of "site"
-        snapshots/       histograms and confusion counts at the stages' ends
-        checkpoints/     last.pt and best.pt, weights alone; while training, the checkpoint to go on from
-        result.json      last, in one move: the run is finished when it is there
-        failure.json     why the last training of it failed, in one line; gone when it begins again
+<output_dir>/<sweep_name>/<readable name>-<hash>/
+    config.yaml      the configuration, resolved
+    console.log      what was printed
+    metrics.jsonl    a line per epoch: scalars
+    layers.jsonl     a line per epoch of a quantized stage: one array per metric, in the order of "site"
+    snapshots/       histograms and confusion counts at the stages' ends
+    checkpoints/     last.pt and best.pt, weights alone; while training, the checkpoint to go on from
+    result.json      last, in one move: the run is finished when it is there
+    failure.json     why the last training of it failed, in one line; gone when it begins again
 """
 
 from __future__ import annotations

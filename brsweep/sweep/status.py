@@ -1,10 +1,10 @@
 """What the runs of a sweep are doing, read from their folders: no torch, and no question to any process.
 
-    finished    result.json is there
-    running     a process holds the run's lock
-    failed      the last training left its cause
-    stopped     it was begun and nobody trains it: killed, interrupted, or out of time
-    missing     the sweep's manifest names it, and it was never begun
+finished    result.json is there
+running     a process holds the run's lock
+failed      the last training left its cause
+stopped     it was begun and nobody trains it: killed, interrupted, or out of time
+missing     the sweep's manifest names it, and it was never begun
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which tasks need a job, and their jobs: submitted array by array, each recorded before the next.
 
-    <sweep>/slurm.json    {"version": 1, "jobs": {<task's name>: <job id>, ...}}
-    <sweep>/slurm/        submitit's: the scripts, the pickled tasks, the jobs' logs
+<sweep>/slurm.json    {"version": 1, "jobs": {<task's name>: <job id>, ...}}
+<sweep>/slurm/        submitit's: the scripts, the pickled tasks, the jobs' logs
 """
 
 from __future__ import annotations

@@ -1,0 +1,206 @@
+"""The words that fields are checked with: `whole(1)`, `number(0, below=1)`, `maybe(text)`; and a shape made of them.
+
+A check takes what was composed and gives it back as its field holds it (6 as 6.0 where a number is wanted), or refuses
+it in words. Fields are `Any` to OmegaConf, which would turn 2.7 into 2, "yes" and 4 into true without a word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from brsweep.arguments import shown
+from brsweep.errors import BrsweepError
+from brsweep.quant.grid import FLOAT_BITS
+
+Check = Callable[[Any], Any]
+"""A value -> the value as its field holds it. Raises ValueError with what is wanted instead."""
+
+LONGEST_NAME = 200
+"""Bytes of a folder's name; file systems take 255, and brsweep appends to some."""
+
+
+def whole(low: int, high: int | None = None) -> Check:
+    wanted = f"a whole number, {low} or more" if high is None else f"a whole number from {low} to {high}"
+
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+            raise ValueError(wanted)
+        return value
+
+    return check
+
+
+def number(low: float = 0.0, *, above: bool = False, below: float = math.inf) -> Check:
+    """A finite number from `low` on, or `above` it, and below `below`."""
+    wanted = f"a number above {low:g}" if above else f"a number, {low:g} or more"
+    wanted += "" if below == math.inf else f" and below {below:g}"
+
+    def check(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(wanted)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError(wanted) from None
+        if not low <= value < below or (above and value == low):  # NaN is in no range
+            raise ValueError(wanted)
+        return value
+
+    return check
+
+
+def yes_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def choice(*options: str) -> Check:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or value not in options:
+            raise ValueError(f"choose one of {', '.join(options)}")
+        return value
+
+    return check
+
+
+def text(value: Any) -> str:
+    """Numbers are taken as they are written: sweep_name=2026."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ValueError("a text of printable characters, not empty")
+    return value
+
+
+def folder(value: Any) -> str:
+    value = text(value)
+    if any(len(part.encode()) > LONGEST_NAME for part in value.split("/")):
+        raise ValueError(f"a folder's name has at most {LONGEST_NAME} bytes")
+    return value
+
+
+def folder_inside(value: Any) -> str:
+    value = folder(value)
+    if value.startswith((".", "/")) or ".." in value.split("/"):
+        raise ValueError("a folder name inside output_dir; no leading dot or slash")
+    return value
+
+
+def file(value: Any) -> str:
+    value = text(value)
+    if Path(value).exists() and not Path(value).is_file():
+        raise ValueError("a file is wanted")
+    return value
+
+
+def maybe(check: Check) -> Check:
+    def checked(value: Any) -> Any:
+        try:
+            return None if value is None else check(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or null for none") from None
+
+    return checked
+
+
+def each(check: Check) -> Check:
+    def checked(value: Any) -> list[Any]:
+        if not isinstance(value, list):
+            raise ValueError("a list, [...]")
+        return [check(one) for one in value]
+
+    return checked
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("keys and values, {key: value}")
+    return value
+
+
+def bits(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not (1 <= value <= 8 or value == FLOAT_BITS):
+        raise ValueError(f"bits are 1 to 8, or {FLOAT_BITS} to stay float")
+    return value
+
+
+def bits_by_pattern(value: Any) -> Any:
+    if not isinstance(value, (dict, type(None))):
+        raise ValueError("give patterns and bits, {layer3.*: 4}, or null")
+    for pattern, override in (value or {}).items():
+        for kind, width in (override if isinstance(override, dict) else {"weight": override}).items():
+            try:
+                choice("weight", "act")(kind)
+                bits(width)
+            except ValueError as error:
+                raise ValueError(f"{pattern}: {error}") from None
+    return value
+
+
+def device(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
+        raise ValueError("choose auto, cpu or cuda (cuda:1 for the second one)")
+    return value
+
+
+def device_list(value: Any) -> list[str]:
+    """GPUs as CUDA_VISIBLE_DEVICES names them: numbers, or UUIDs that begin with GPU- or MIG-."""
+    for one in value if isinstance(value, list) else [None]:
+        if isinstance(one, bool) or not re.fullmatch(r"\d{1,3}|(GPU|MIG)-[\w/-]+", str(one)):
+            raise ValueError("a list of GPUs, [0,1]")
+    return [str(one) for one in value]
+
+
+def package(value: Any) -> str:
+    if not isinstance(value, str) or not all(part.isidentifier() for part in value.split(".")):
+        raise ValueError("a list of packages' names, [mypackage]")
+    return value
+
+
+def by(check: Check | type, default: Any = MISSING) -> Any:
+    """A field of a configuration and its check, or a dataclass for a part of it; its default is conf/'s, but for
+    launchers, whose defaults Hydra takes from the class."""
+    if isinstance(default, dict | list):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata={"check": check})
+    return dataclasses.field(default=default, metadata={"shape" if dataclasses.is_dataclass(check) else "check": check})
+
+
+def fitted(path: str, value: Any, check: Check) -> Any:
+    """The value as its field holds it. Raises `BrsweepError` naming the field."""
+    if value == MISSING:
+        raise BrsweepError(f"{path}: has no value; add {path}=... to the command line")
+    try:
+        return check(value)
+    except ValueError as error:
+        raise BrsweepError(f"{path}={shown(value)}: {error}") from None
+
+
+def check_fields(shape: type, node: Any, path: str = "") -> dict[str, Any]:
+    """`node` with each field as its check gives it. Raises `BrsweepError` naming a missing or bad one."""
+    if not isinstance(node, Mapping):
+        name = path.rstrip(".")
+        raise BrsweepError(f"{name}={shown(node)}: has parts of its own, {path}{dataclasses.fields(shape)[0].name}=...")
+    fields = {field.name: field for field in dataclasses.fields(shape)}
+    for key in node:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), sorted(fields), n=1)
+            hint = f"; did you mean {path}{close[0]}?" if close else ""
+            raise BrsweepError(f"{path}{key}: there is no such option{hint} (--cfg job prints them all)")
+    done = {}
+    for name, field in fields.items():
+        if name not in node:
+            raise BrsweepError(f"{path}{name}: has no value; add {path}{name}=... to the command line")
+        if "shape" in field.metadata:
+            done[name] = check_fields(field.metadata["shape"], node[name], f"{path}{name}.")
+        else:
+            done[name] = fitted(f"{path}{name}", node[name], field.metadata["check"])
+    return done
