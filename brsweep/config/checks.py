@@ -41,6 +41,7 @@ def whole(low: int, high: int | None = None) -> Check:
 def number(low: float = 0.0, *, above: bool = False, below: float = math.inf) -> Check:
     """A finite number from `low` on, or `above` it, and below `below`."""
     wanted = f"a number above {low:g}" if above else f"a number, {low:g} or more"
+    wanted = "a finite number" if low == -math.inf else wanted
     wanted += "" if below == math.inf else f" and below {below:g}"
 
     def check(value: Any) -> float:
@@ -50,7 +51,7 @@ def number(low: float = 0.0, *, above: bool = False, below: float = math.inf) ->
             value = float(value)
         except OverflowError:
             raise ValueError(wanted) from None
-        if not low <= value < below or (above and value == low):  # NaN is in no range
+        if not low <= value < below or value == -math.inf or (above and value == low):  # NaN is in no range
             raise ValueError(wanted)
         return value
 
@@ -83,8 +84,8 @@ def text(value: Any) -> str:
 
 def folder(value: Any) -> str:
     value = text(value)
-    if any(len(part.encode()) > LONGEST_NAME for part in value.split("/")):
-        raise ValueError(f"a folder's name has at most {LONGEST_NAME} bytes")
+    if "\\" in value or any(len(part.encode()) > LONGEST_NAME for part in value.split("/")):
+        raise ValueError(f"a folder's name has no backslash, and at most {LONGEST_NAME} bytes")
     return value
 
 

@@ -10,6 +10,7 @@ What a person can mend is one line on standard error and exit code 1; a fault of
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from argparse import ArgumentError, Namespace
@@ -22,17 +23,18 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict
 
 from brsweep.config.compose import CONF_DIR
 from brsweep.config.hydra_keys import check_hydra, check_typed
-from brsweep.config.messages import known_keys, one_line
+from brsweep.config.messages import known_keys, one_line, read_overrides
 from brsweep.config.secrets import masked
 from brsweep.errors import BrsweepError
 
+OPEN = ("hydra.sweeper.params", "hydra.launcher.additional_parameters")
 ASKED = ("help", "hydra_help", "cfg", "info", "shell_completion")
 """Flags of Hydra's that print something and end."""
 
@@ -91,7 +93,10 @@ def read_flags(words: Sequence[str]) -> Namespace:
     for flag, given in (("--config-dir", flags.config_dir), ("--config-path", flags.config_path)):
         if given is not None and "://" not in given and not Path(given).is_dir():
             raise BrsweepError(f"{flag} {given}: there is no such folder")
-    if not flags.shell_completion:
+    if flags.shell_completion:
+        if not (len(flags.overrides) == 1 and re.fullmatch(r"(query|install|uninstall)=\w+", flags.overrides[0])):
+            raise BrsweepError("--shell-completion: give query=bash, install=bash or uninstall=bash (or fish, or zsh)")
+    else:
         sys.argv[1:] = [word for word in words if word not in flags.overrides] + flags.overrides
     return flags
 
@@ -101,13 +106,14 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _compose_and_do(task: Callable[..., Any], flags: Namespace, config_name: str, sweeps: bool) -> None:
-    typed = OverridesParser.create().parse_overrides(flags.overrides)
+    typed = read_overrides(flags.overrides)
     check_typed(typed)
+    overrides = [_opened(override) for override in typed]
     loader = _loader(flags)
     try:
         if flags.hydra_help:
             return task()
-        cfg = _composed(loader, config_name, flags.overrides)
+        cfg = _composed(loader, config_name, overrides)
         check_hydra(cfg)
         if any(getattr(flags, flag) for flag in ASKED):
             GlobalHydra.instance().clear()
@@ -134,6 +140,12 @@ def _compose_and_do(task: Callable[..., Any], flags: Namespace, config_name: str
             task(cfg)
     finally:
         GlobalHydra.instance().clear()
+
+
+def _opened(override: Override) -> str:
+    """The override as Hydra takes it: the grid's keys are new ones by nature, and want no plus."""
+    line = override.input_line or ""
+    return f"++{line.lstrip('+')}" if line.lstrip("+").startswith(OPEN) else line
 
 
 def _loader(flags: Namespace) -> ConfigLoader:

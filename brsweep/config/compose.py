@@ -75,9 +75,11 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _check_targets(config: Mapping[str, Any], typed: Sequence[str]) -> None:
-    consent = [o.value() for o in OverridesParser.create().parse_overrides([o for o in typed if "allow_targets" in o])
-               if o.key_or_group == "allow_targets"]  # fmt: skip
-    if config["allow_targets"] and consent[-1:] != [config["allow_targets"]]:
+    said = OverridesParser.create().parse_overrides([word for word in typed if "allow_targets" in word])
+    said = [override for override in said if override.key_or_group == "allow_targets"]
+    if any(override.is_sweep_override() for override in said):
+        raise BrsweepError("allow_targets: consent is one for the whole sweep: allow_targets=[mypackage,another]")
+    if config["allow_targets"] and [override.value() for override in said[-1:]] != [config["allow_targets"]]:
         raise BrsweepError("allow_targets: consent to run other packages' code counts only on the command line")
     targets.consent(config["allow_targets"])
     for path in PARTS:

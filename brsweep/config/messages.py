@@ -11,9 +11,24 @@ import sys
 from collections.abc import Iterable
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+from brsweep.errors import BrsweepError
+
+
+def read_overrides(words: Iterable[str]) -> list[Override]:
+    """Raises `BrsweepError` for a word that is none, with the cure where quotes are all that is missing."""
+    parser = OverridesParser.create()
+    read = []
+    for word in words:
+        try:
+            read.append(parser.parse_override(word))
+        except Exception:  # the grammar's, and its assertions
+            raise BrsweepError(_unreadable(word)) from None
+    return read
 
 
 def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
@@ -22,6 +37,9 @@ def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
         return _missing(error)
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
+    for module, names in _frames(error):
+        if module == "hydra._internal.config_loader_impl" and "override" in names and not _is_known(error):
+            return f"{names['override'].input_line}: does not fit what is there ({_fault(error)})"
     file = _file_of(error)
     if isinstance(error, (YAMLError, UnicodeDecodeError)) or (file and not isinstance(error, HydraException)):
         return f"{file or 'a YAML file'}: can't be read: {_fault(error)}"
@@ -30,7 +48,7 @@ def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
             "a group is chosen by its option's name, group=option; a number or an empty value names none "
             "(or a YAML file's defaults list holds what is no name)"
         )
-    if not isinstance(error, (HydraException, OmegaConfBaseException, RecursionError)):
+    if not _is_known(error):
         return None
     text = f"{error}\n{error.__cause__ or ''}"
     unknown = re.search(r"Could not (?:override|delete from|append to) '([^']+)'", text)
@@ -45,7 +63,7 @@ def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
     unknown = re.search(r"Key '([^']+)' (?:is )?not in", text)
     if unknown:
         return _unknown(getattr(error, "full_key", None) or unknown.group(1), keys)
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    lines = [" ".join(line.split()).rstrip(":") for line in text.splitlines() if line.strip()]
     shown = dict.fromkeys(line for line in lines if not line.startswith(("full_key", "object_type", "reference_type")))
     return "; ".join(shown)
 
@@ -100,9 +118,13 @@ def _unreadable(override: str) -> str:
 def _readable(override: str) -> bool:
     try:
         OverridesParser.create().parse_override(override)
-    except HydraException:
+    except Exception:
         return False
     return True
+
+
+def _is_known(error: BaseException) -> bool:
+    return isinstance(error, (HydraException, OmegaConfBaseException, RecursionError))
 
 
 def _frames(error: BaseException) -> Iterable[tuple[str, dict]]:

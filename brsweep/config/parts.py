@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,18 +59,17 @@ def check_part(path: str, node: Any) -> dict[str, Any]:
     for name, check in (required | known).items():
         if name in node or name in required:
             node[name] = fitted(f"{path}.{name}", node.get(name, MISSING), check)
-    if path.endswith("_optimizer"):
-        _check_numbers(path, node)
+    _check_numbers(path, node, number(0) if path.endswith("_optimizer") else number(-math.inf))
     return node
 
 
-def _check_numbers(path: str, value: Any) -> None:
-    """No optimizer has a use for a number that is negative or not finite."""
+def _check_numbers(path: str, value: Any, check: Check) -> None:
+    """No part has a use for a number that is not finite, and no optimizer for a negative one."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            _check_numbers(f"{path}.{key}", inner)
+            _check_numbers(f"{path}.{key}", inner, check)
     elif isinstance(value, list):
         for inner in value:
-            _check_numbers(path, inner)
+            _check_numbers(path, inner, check)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        fitted(path, value, number(0))
+        fitted(path, value, check)
