@@ -128,6 +128,12 @@ def mapping(value: Any) -> dict[str, Any]:
     return value
 
 
+def part(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("a part is a _target_ and its arguments, not one value")
+    return value
+
+
 def bits(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not (1 <= value <= 8 or value == FLOAT_BITS):
         raise ValueError(f"bits are 1 to 8, or {FLOAT_BITS} to stay float")

@@ -26,6 +26,8 @@ def read_overrides(words: Iterable[str]) -> list[Override]:
     for word in words:
         try:
             read.append(parser.parse_override(word))
+            if not read[-1].key_or_group:
+                raise ValueError(word)
         except Exception:  # the grammar's, and its assertions
             raise BrsweepError(_unreadable(word)) from None
     return read
@@ -50,6 +52,8 @@ def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
         )
     if not _is_known(error):
         return None
+    if isinstance(error, RecursionError):
+        return "the configuration refers to itself without end: look for a defaults list that names its own file"
     text = f"{error}\n{error.__cause__ or ''}"
     unknown = re.search(r"Could not (?:override|delete from|append to) '([^']+)'", text)
     if unknown and ("not in" in text or "No match" in text):
@@ -58,6 +62,8 @@ def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
     if missing:
         return _unknown(missing.group(1), keys)
     unfit = re.search(r"Error merging override ([^\n]+)\n\s*([^\n]+)", text)
+    if unfit and "does not support deletion" in text:
+        return f"{unfit.group(1)}: every run has this field; set a value instead"
     if unfit:
         return f"{unfit.group(1).lstrip('+')}: {unfit.group(2)}"
     unknown = re.search(r"Key '([^']+)' (?:is )?not in", text)
@@ -112,7 +118,12 @@ def _unreadable(override: str) -> str:
         proposed = f"{key}='{escaped}'"
     if value.lstrip()[:1] in ("[", "{", "(", "'", '"') or not _readable(proposed):
         return f"{override}: can't be read as key=value; brackets and quotes have to be closed"
-    return f"{override}: can't be read as key=value; put the value in quotes: {shlex.quote(proposed)}"
+    return f"{override}: can't be read as key=value; put the value in quotes: {_for_shell(proposed)}"
+
+
+def _for_shell(word: str) -> str:
+    plain = not re.search(r"[\"$`\\!]", word)
+    return f'"{word}"' if plain and "'" in word else shlex.quote(word)
 
 
 def _readable(override: str) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from brsweep.arguments import shown
 from brsweep.config.checks import Check, fitted, number, whole, yes_no
 from brsweep.config.schema import LARGEST_SEED, MOST_IMAGES
 from brsweep.errors import BrsweepError
@@ -47,10 +46,8 @@ GIVEN: Mapping[str, tuple[str, ...]] = {
 """What brsweep gives to a part itself, from the data, from `quant.*`, from the run."""
 
 
-def check_part(path: str, node: Any) -> dict[str, Any]:
+def check_part(path: str, node: Mapping[str, Any]) -> dict[str, Any]:
     """The part with its common options as their checks give them. Raises `BrsweepError`."""
-    if not isinstance(node, Mapping):
-        raise BrsweepError(f"{path}={shown(node)}: a part is a _target_ and its arguments, not one value")
     node = dict(node)
     for name in GIVEN.get(path, ()):
         if name in node:

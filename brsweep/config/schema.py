@@ -21,10 +21,10 @@ from brsweep.config.checks import (
     file,
     folder,
     folder_inside,
-    mapping,
     maybe,
     number,
     package,
+    part,
     text,
     whole,
     yes_no,
@@ -67,7 +67,7 @@ class Quant:
     per_channel: Any = by(yes_no)
     overrides: Any = by(bits_by_pattern)
     count: Any = by(choice("sample", "tensor"))
-    quantizer: Any = by(mapping)
+    quantizer: Any = by(part)
 
 
 @dataclass
@@ -96,14 +96,14 @@ class Schedule:
 
 @dataclass
 class Config:
-    model: Any = by(mapping)
-    data: Any = by(mapping)
+    model: Any = by(part)
+    data: Any = by(part)
     quant: Quant = by(Quant)
-    reg: Any = by(mapping)
+    reg: Any = by(part)
     schedule: Schedule = by(Schedule)
-    float_optimizer: Any = by(mapping)
-    qat_optimizer: Any = by(mapping)
-    logger: Any = by(mapping)
+    float_optimizer: Any = by(part)
+    qat_optimizer: Any = by(part)
+    logger: Any = by(part)
     seed: Any = by(whole(0, LARGEST_SEED))
     device: Any = by(device)
     threads: Any = by(whole(0, MOST_THREADS))

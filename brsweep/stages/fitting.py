@@ -33,6 +33,7 @@ def check_together(config: Mapping[str, Any], source: Any) -> None:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # the run says what there is to say
         model = _float_model(config, shape, classes)
+        _check_forward(config, model, shape, classes, count)
         for which in ("float_optimizer", "qat_optimizer"):
             _check_optimizer(config, which, model)
         quant = dict(config["quant"])
@@ -41,7 +42,6 @@ def check_together(config: Mapping[str, Any], source: Any) -> None:
         quantizer = partial(targets.locate("quant.quantizer", node[targets.TARGET]), **own)
         _made("quant", node, lambda: quantize_model(model, quantizer=quantizer, **quant))
         targets.build("reg", config["reg"])
-        _check_forward(config, model, shape, classes, count)
 
 
 def _look_at_data(config: Mapping[str, Any], source: Any) -> tuple[tuple[int, int, int], int, int]:
@@ -76,6 +76,12 @@ def _float_model(config: Mapping[str, Any], shape: tuple[int, int, int], classes
     seed = seed_of(config["seed"], "weights")
     build = partial(build_model, factory, classes, shape[0], seed, image_size=shape[1:], **own)
     model = _made("model", node, build)
+    for name, parameter in model.named_parameters():
+        if not parameter.numel():
+            raise BrsweepError(
+                f"model: {node[targets.TARGET]}: {name} is {list(parameter.shape)} of images of {shape[1]}x{shape[2]}: "
+                "nothing to train; choose another model, or other images"
+            )
     model = _made("model", node, lambda: clip_relus(model, config["quant"]["clip_value"]))
     if config["pretrained"]:
         load_pretrained(config["pretrained"], model, config["pretrained_replace_head"])
