@@ -17,7 +17,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 BELOW = {
     "errors": set(),
     "torchvision_import": set(),
-    "targets": {"errors", "torchvision_import"},
+    "arguments": {"errors"},
+    "targets": {"errors", "torchvision_import", "arguments"},
     "kernels": {"errors"},
     "quant": {"errors", "kernels"},
     "regularizers": {"errors", "kernels", "quant"},
@@ -26,14 +27,24 @@ BELOW = {
     "data": {"errors", "torchvision_import"},
     "training": {"errors", "kernels", "quant", "regularizers", "tracking", "models", "data"},
 }
-BELOW["stages"] = BELOW["training"] | {"training", "targets"}
+BELOW["stages"] = BELOW["training"] | {"training", "targets", "arguments"}
 BELOW["sweep"] = BELOW["stages"] | {"stages"}
 BELOW["report"] = BELOW["export"] = BELOW["sweep"] | {"sweep"}
 BELOW["config"] = BELOW["sweep"] | {"sweep"}
 BELOW["train"] = BELOW["search"] = BELOW["config"] | {"config"}
 """Room -> the rooms that it may import, beside itself."""
 
-TORCHLESS = ("tracking", "sweep", "config", "stages/plan", "stages/signature", "stages/store", "targets", "errors")
+TORCHLESS = (
+    "tracking",
+    "sweep",
+    "config",
+    "stages/plan",
+    "stages/signature",
+    "stages/store",
+    "targets",
+    "arguments",
+    "errors",
+)
 TORCHLESS += tuple(f"search/{name}" for name in ("__main__", "settings", "space", "study", "loop"))
 TORCHLESS += ("report",)
 TORCHLESS += tuple(f"data/{name}" for name in ("synthetic", "digits", "downloads", "image_folder", "images", "split"))

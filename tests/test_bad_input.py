@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from commands import call
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from brsweep.config.compose import CONF_DIR, checked, register
@@ -86,8 +85,8 @@ def folder(tmp_path, monkeypatch):
 def composer():
     register()
     GlobalHydra.instance().clear()
-    loader = Hydra.create_main_hydra2("brsweep", create_config_search_path(str(CONF_DIR))).config_loader
-    return Composer(loader, "config")
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return Composer(GlobalHydra.instance().config_loader(), "config")
 
 
 def answer(composer: Composer, words: list[str]) -> str | None:

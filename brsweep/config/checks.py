@@ -1,4 +1,4 @@
-"""The words that fields are checked with: `whole(1)`, `number(0, below=1)`, `maybe(text)`; and a shape made of them.
+"""The words that fields are checked with: `whole(1)`, `number(0, below=1)`, `maybe(text)`.
 
 A check takes what was composed and gives it back as its field holds it (6 as 6.0 where a number is wanted), or refuses
 it in words. Fields are `Any` to OmegaConf, which would turn 2.7 into 2, "yes" and 4 into true without a word.
@@ -6,18 +6,12 @@ it in words. Fields are `Any` to OmegaConf, which would turn 2.7 into 2, "yes" a
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
-
-from brsweep.arguments import shown
-from brsweep.errors import BrsweepError
 from brsweep.quant.grid import FLOAT_BITS
 
 Check = Callable[[Any], Any]
@@ -171,43 +165,3 @@ def package(value: Any) -> str:
     if not isinstance(value, str) or not all(part.isidentifier() for part in value.split(".")):
         raise ValueError("a list of packages' names, [mypackage]")
     return value
-
-
-def by(check: Check | type, default: Any = MISSING) -> Any:
-    """A field of a configuration and its check, or a dataclass for a part of it; its default is conf/'s, but for
-    launchers, whose defaults Hydra takes from the class."""
-    if isinstance(default, dict | list):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata={"check": check})
-    return dataclasses.field(default=default, metadata={"shape" if dataclasses.is_dataclass(check) else "check": check})
-
-
-def fitted(path: str, value: Any, check: Check) -> Any:
-    """The value as its field holds it. Raises `BrsweepError` naming the field."""
-    if value == MISSING:
-        raise BrsweepError(f"{path}: has no value; add {path}=... to the command line")
-    try:
-        return check(value)
-    except ValueError as error:
-        raise BrsweepError(f"{path}={shown(value)}: {error}") from None
-
-
-def check_fields(shape: type, node: Any, path: str = "") -> dict[str, Any]:
-    """`node` with each field as its check gives it. Raises `BrsweepError` naming a missing or bad one."""
-    if not isinstance(node, Mapping):
-        name = path.rstrip(".")
-        raise BrsweepError(f"{name}={shown(node)}: has parts of its own, {path}{dataclasses.fields(shape)[0].name}=...")
-    fields = {field.name: field for field in dataclasses.fields(shape)}
-    for key in node:
-        if key not in fields:
-            close = difflib.get_close_matches(str(key), sorted(fields), n=1)
-            hint = f"; did you mean {path}{close[0]}?" if close else ""
-            raise BrsweepError(f"{path}{key}: there is no such option{hint} (--cfg job prints them all)")
-    done = {}
-    for name, field in fields.items():
-        if name not in node:
-            raise BrsweepError(f"{path}{name}: has no value; add {path}{name}=... to the command line")
-        if "shape" in field.metadata:
-            done[name] = check_fields(field.metadata["shape"], node[name], f"{path}{name}.")
-        else:
-            done[name] = fitted(f"{path}{name}", node[name], field.metadata["check"])
-    return done

@@ -13,7 +13,7 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from brsweep import targets
 from brsweep.config import schema
-from brsweep.config.checks import check_fields
+from brsweep.config.fields import check_fields
 from brsweep.config.parts import PARTS, check_part
 from brsweep.config.secrets import check_secrets
 from brsweep.errors import BrsweepError

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from brsweep.config.checks import check_fields
 from brsweep.config.compose import CONF_DIR, plain
+from brsweep.config.fields import check_fields
 from brsweep.config.parts import PARTS
 from brsweep.config.secrets import NAME
 from brsweep.errors import BrsweepError

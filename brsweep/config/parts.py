@@ -8,7 +8,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from brsweep.config.checks import Check, fitted, number, whole, yes_no
+from brsweep.config.checks import Check, number, whole, yes_no
+from brsweep.config.fields import fitted
 from brsweep.config.schema import LARGEST_SEED, MOST_IMAGES
 from brsweep.errors import BrsweepError
 

@@ -14,7 +14,6 @@ from typing import Any
 from brsweep.config.checks import (
     bits,
     bits_by_pattern,
-    by,
     choice,
     device,
     each,
@@ -29,6 +28,7 @@ from brsweep.config.checks import (
     whole,
     yes_no,
 )
+from brsweep.config.fields import by
 from brsweep.errors import BrsweepError
 
 LARGEST_SEED = 2**64

@@ -14,7 +14,7 @@ from typing import Any
 from brsweep.errors import BrsweepError
 
 NAME = re.compile(
-    r"(?i)(^|[._-])(api[_-]?keys?|apikey|access[_-]?keys?|private[_-]?keys?|secret[_-]?keys?|(auth|access|api|hf)?[_-]?tokens?"
+    r"(?i)(^|[._-])(api[_-]?keys?|apikey|access[_-]?keys?|private[_-]?keys?|secret[_-]?keys?|(auth|access|api|hf)?[_-]?token"
     r"|secrets?|passwords?|passwd|credentials?)$"
 )
 """Of fields and environment variables that hold secrets: WANDB_API_KEY, logger.api_key, hf_token."""
@@ -23,7 +23,7 @@ _WORD = r"api[_-]?key|apikey|access[_-]?key|private[_-]?key|secret[_-]?key|token
 SHAPES = (
     re.compile(r"(?<=://)[^/\s@:]*:[^/\s@]+(?=@)"),  # user:password@
     re.compile(r"(?<=://)[^/\s@:]{16,}(?=@)"),  # key@
-    re.compile(rf"(?i)(?<=[?&])((?:\w*(?:{_WORD})|key|sig)=)[^&\s'\"]+"),  # in a URL's query
+    re.compile(rf"(?i)(?<=[?&])((?:[\w-]*(?:{_WORD})|key|sig)=)[^&\s'\"]+"),  # in a URL's query
     re.compile(r"\b(?:wandb_v\d_|local-wandb_v\d_)\w{16,}"),
     re.compile(r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[baprs]-)[A-Za-z0-9_-]{16,}"),
     re.compile(r"\bAKIA[0-9A-Z]{16}\b"),
@@ -32,10 +32,15 @@ SHAPES = (
 )
 _TRACKER_KEY = re.compile(r"(?:local-)?[0-9a-f]{40}")
 """W&B's: 40 hex digits, which elsewhere are the name of a commit."""
-_GIVEN = re.compile(
-    rf"(?i)((?:^|[\s.{{,'\"+_-])(?:\w*[_-])?(?:{_WORD})['\"]?\s*[=:]\s*)(?!null\b)(['\"]?)[^\s,}}'\"]+\2"
+_GIVEN = (
+    re.compile(
+        rf"(?i)((?<![^\s.{{,'\"+_-])(?:\w*[_-])?(?:{_WORD})=)(?!null\b|true\b|false\b)('[^']+'|\"[^\"]+\"|[^\s,}}'\"]+)"
+    ),
+    re.compile(
+        rf"(?i)([{{,'\"]\s*(?:\w*[_-])?(?:{_WORD})['\"]?\s*:\s*)(?!null\b|true\b|false\b)('[^']+'|\"[^\"]+\"|[^\s,}}'\"]+)"
+    ),
 )
-"""As a command line or a mapping gives it to a name."""
+"""As a command line or a mapping gives it to a name: api_key=..., {api_key: ...}."""
 
 MASK = "***"
 _SHORTEST = 8
@@ -67,7 +72,9 @@ def masked(text: str) -> str:
         text = text.replace(value, MASK)
     for shape in SHAPES:
         text = shape.sub(lambda hit: (hit.group(1) if hit.re.groups else "") + MASK, text)
-    return _GIVEN.sub(rf"\1{MASK}", text)
+    for given in _GIVEN:
+        text = given.sub(rf"\1{MASK}", text)
+    return text
 
 
 def _is_secret(path: str, value: str, known: list[str]) -> bool:

@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from brsweep.config.command import known_keys, run_command
-from brsweep.config.compose import CONF_DIR, checked, register
+from brsweep.config.compose import CONF_DIR, checked, plain, register
+from brsweep.config.fields import check_fields
 from brsweep.config.messages import one_line
 from brsweep.errors import BrsweepError
 from brsweep.search.settings import Question, Search
@@ -47,7 +48,7 @@ def task(cfg: DictConfig) -> None:
 def question(cfg: DictConfig, typed: Sequence[str]) -> Question:
     """cfg: composed from conf/search.yaml and what was `typed`. Raises `BrsweepError`."""
     with open_dict(cfg):
-        settings = OmegaConf.to_object(cfg.pop("search"))
+        settings = Search(**check_fields(Search, plain(cfg.pop("search")), "search."))
 
     def configured(point: Mapping[str, Any]) -> dict[str, Any]:
         return _configured(cfg, typed, point)

@@ -6,7 +6,8 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from brsweep.config.checks import by, choice, device_list, maybe, number, whole, yes_no
+from brsweep.config.checks import choice, device_list, maybe, number, whole, yes_no
+from brsweep.config.fields import by
 from hydra_plugins.brsweep_launcher._sweep_launcher import SweepLauncher
 
 TARGET = "hydra_plugins.brsweep_launcher.launchers.LocalLauncher"

@@ -6,7 +6,8 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from brsweep.config.checks import by, choice, each, mapping, maybe, number, text, whole, yes_no
+from brsweep.config.checks import choice, each, mapping, maybe, number, text, whole, yes_no
+from brsweep.config.fields import by
 from hydra_plugins.brsweep_launcher._sweep_launcher import SweepLauncher
 
 TARGET = "hydra_plugins.brsweep_launcher.slurm.SlurmLauncher"
@@ -36,7 +37,7 @@ class SlurmConf:
     max_array_size: Any = by(maybe(whole(1, 10**7)), None)
     setup: Any = by(each(text), [])
     additional_parameters: Any = by(mapping, {})
-    poll_s: Any = by(number(0, above=True, below=1e6), 10.0)
+    poll_s: Any = by(number(0, below=1e6), 10.0)
     wait: Any = by(yes_no, True)
     dry_run: Any = by(yes_no, False)
 

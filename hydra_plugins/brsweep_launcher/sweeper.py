@@ -21,7 +21,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from brsweep.config.checks import by, choice, each, mapping
+from brsweep.config.checks import choice, each, mapping
+from brsweep.config.fields import by
 from brsweep.errors import BrsweepError
 
 TARGET = "hydra_plugins.brsweep_launcher.sweeper.GridSweeper"
