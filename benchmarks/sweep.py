@@ -17,9 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
-from brsweep.config.grid import REMEMBERED
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from brsweep.config.compose import CONF_DIR, checked, register
+from brsweep.config.grid import Composer
 from brsweep.runs.run import Run
 from brsweep.sweep.process import LOG, Worker
 from brsweep.sweep.tree import grow
@@ -40,10 +44,19 @@ def timed(*arguments: str, tries: int = TRIES) -> tuple[float, str]:
     return statistics.median(seconds), done.stdout
 
 
-def finish(sweep: Path) -> None:
-    """A result, metrics and a configuration for each run that the sweep's remembered compositions make."""
+def configurations(overrides: Sequence[str], count: int) -> list[dict]:
+    """Those of the seeds 0 to `count`."""
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        composer = Composer(GlobalHydra.instance().config_loader(), "config")
+        return [checked(composer.compose([*overrides, f"seed={seed}"])) for seed in range(count)]
+
+
+def finish(configs: Sequence[dict]) -> None:
+    """A result, metrics and a configuration for each run."""
     sources: dict = {}
-    for config in json.loads((sweep / REMEMBERED).read_text()).values():
+    for config in configs:
         run = Run.of(config, sources)
         run.folder.path.mkdir(parents=True)
         (run.folder.path / "config.yaml").write_text(json.dumps(config))
@@ -61,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         grid = ("--multirun", *SMALL, f"output_dir={folder}", f"seed=range(0,{count})", "sweep_name=many")
         first, _ = timed("brsweep.train", *grid, "hydra.launcher.dry_run=true", tries=1)
-        finish(Path(folder) / "many")
+        finish(configurations([*SMALL, f"output_dir={folder}", "sweep_name=many"], count))
         answer, said = timed("brsweep.train", *grid)
         assert f"{count} runs, {count} finished already" in said
         status, said = timed("brsweep.sweep", f"{folder}/many")
@@ -78,8 +91,7 @@ def overhead(count: int = 8) -> float:
         small = ("schedule.float_epochs=1", "schedule.warmup_epochs=0", "schedule.qat_epochs=1")
         grid = ("--multirun", *SMALL, *small, f"output_dir={folder}", f"seed=range(0,{count})")
         sweep, _ = timed("brsweep.train", *grid, "sweep_name=launched", tries=1)
-        timed("brsweep.train", *grid, "sweep_name=alone", "hydra.launcher.dry_run=true", tries=1)
-        configs = json.loads((Path(folder) / "alone" / REMEMBERED).read_text()).values()
+        configs = configurations([*SMALL, *small, f"output_dir={folder}", "sweep_name=alone"], count)
         tasks = grow([Run.of(config | {"store_dir": f"{folder}/store2"}) for config in configs], lambda _: False)
         began = time.perf_counter()
         for task in tasks:

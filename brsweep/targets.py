@@ -1,83 +1,187 @@
 """Parts by their import path: `_target_: package.module.name` with the part's own arguments beside it.
 
-A target runs code, so only these packages are allowed without being asked for: a configuration that came with data
-or from somebody else can name anything. `allow_targets=[mypackage]` on the command line admits one more.
+A target runs code, and a configuration that came with data or from somebody else can name anything. So a target is a
+class or function that is *defined* in a package where such parts live (a module's imports are no parts of it), and of
+the kind that its key wants. `allow_targets=[mypackage]` on the command line admits a package more; `consent` keeps
+that for this process, and whatever reads a configuration back from a file gives none.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
+from brsweep.arguments import check_arguments
 from brsweep.errors import BrsweepError
 
-ALLOWED = ("brsweep", "torch.optim", "torchvision", "timm")
 TARGET = "_target_"
+
+_OPTIMIZERS = ("torch.optim", "timm.optim")
+HOMES = {
+    "model": ("brsweep.models", "torchvision.models", "timm.models"),
+    "data": ("brsweep.data",),
+    "quant.quantizer": ("brsweep.quant",),
+    "reg": ("brsweep.regularizers",),
+    "float_optimizer": _OPTIMIZERS,
+    "qat_optimizer": _OPTIMIZERS,
+    "logger": ("brsweep.tracking",),
+}
+"""Where the parts of each key are defined that need no consent."""
+
+KINDS = {
+    "model": "torch.nn:Module",
+    "data": "brsweep.data.images:Source",
+    "quant.quantizer": "brsweep.quant.quantizer:Quantizer",
+    "reg": "brsweep.regularizers.regularizer:Regularizer",
+    "float_optimizer": "torch.optim:Optimizer",
+    "qat_optimizer": "torch.optim:Optimizer",
+    "logger": "brsweep.tracking.tracker:Tracker",
+}
+"""The base class of each key's parts. A model may be a function too, one that returns such a module."""
+
+FOREIGN_FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
+"""Arguments by which timm reads files and addresses of its own."""
+
+_consented: tuple[str, ...] = ()
+
+
+def consent(packages: Iterable[str]) -> None:
+    """Let this process run parts of `packages` (and of no others that it was let run before)."""
+    global _consented
+    _consented = tuple(packages)
 
 
 def check_allowed(where: str, node: Mapping[str, Any], allowed: Iterable[str] = ()) -> None:
     """Raise `BrsweepError` unless the node's target lies in an allowed package. Imports nothing."""
-    target = node.get(TARGET)
-    if not isinstance(target, str) or "." not in target:
+    target, allowed = node.get(TARGET), tuple(allowed)
+    if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")) or "." not in target:
         path = "package.module.name"
         raise BrsweepError(f"{where}.{TARGET}={target}: give the import path of a class or function, {path}")
-    if not any(target.startswith(prefix + ".") for prefix in (*ALLOWED, *allowed)):
+    packages = tuple(dict.fromkeys(_reachable(home) for home in HOMES[where]))
+    if not any(target.startswith(package + ".") for package in (*packages, *allowed)):
         package = target.split(".")[0]
         raise BrsweepError(
-            f"{where}.{TARGET}={target}: outside the allowed packages ({', '.join((*ALLOWED, *allowed))}); "
+            f"{where}.{TARGET}={target}: outside the allowed packages ({', '.join((*packages, *allowed))}); "
             f"if you trust it, add allow_targets=[{package}] to the command line"
         )
+    if target.startswith("timm.") and "timm" not in allowed:
+        for key in FOREIGN_FILES:
+            if key in node:
+                raise BrsweepError(f"{where}.{key}: read by timm itself, unchecked; give pretrained=PATH")
 
 
 def locate(where: str, target: str) -> Callable[..., Any]:
-    """Import a target. Raises `BrsweepError` where the module or the name in it does not exist."""
-    if target.startswith("torchvision."):
-        from brsweep.torchvision_import import import_torchvision
-
-        import_torchvision()
-    module_name, _, name = target.rpartition(".")
-    outer = None
-    try:
-        found = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if not module_name.startswith(error.name or "?"):
-            raise  # the module is there, and something that it imports is not
-        module_name, _, outer = module_name.rpartition(".")
-        try:
-            found = getattr(importlib.import_module(module_name), outer)
-        except (ImportError, AttributeError, ValueError):
-            raise BrsweepError(f"{where}.{TARGET}={target}: there is no module {module_name}.{outer}") from None
-    if not callable(getattr(found, name, None)):
-        raise BrsweepError(f"{where}.{TARGET}={target}: {module_name} has no class or function {name}")
-    return getattr(found, name)
+    """Import a target. Raises `BrsweepError` where it does not exist, or is nothing that the key `where` may run."""
+    check_allowed(where, {TARGET: target}, _consented)
+    if target.split(".")[0] not in ("brsweep", "torch"):
+        _make_torchvision_importable()
+    found = _walk(where, target)
+    if not (inspect.isclass(found) or inspect.isfunction(found)):
+        raise BrsweepError(f"{where}.{TARGET}={target}: is no class or function, but of type {type(found).__name__}")
+    home = str(found.__module__)
+    if not any(f"{home}.".startswith(allowed + ".") for allowed in (*HOMES[where], *_consented)):
+        raise BrsweepError(
+            f"{where}.{TARGET}={target}: is defined in {home}, and not in {', '.join((*HOMES[where], *_consented))}"
+        )
+    _check_kind(where, target, found)
+    return found
 
 
-def build(where: str, node: Mapping[str, Any], *args: Any, **given: Any) -> Any:
+def build(where: str, node: Mapping[str, Any], **given: Any) -> Any:
     """Call the node's target with its own arguments and those `given`.
 
     Raises `BrsweepError` naming the argument that the target does not take, or that it wants and nobody gave.
     """
     factory = locate(where, node[TARGET])
-    arguments = {key: value for key, value in node.items() if key != TARGET} | given
-    check_arguments(where, node[TARGET], factory, args, arguments)
+    own = {key: value for key, value in node.items() if key != TARGET}
+    check_arguments(where, node[TARGET], factory, own, given)
     try:
-        return factory(*args, **arguments)
+        return factory(**own, **given)
     except BrsweepError:
         raise
-    except (TypeError, ValueError) as error:  # a value that the part can't take
-        raise BrsweepError(f"{where}: {node[TARGET]}: {' '.join(str(error).split())}") from None
+    except (TypeError, ValueError, OverflowError, MemoryError) as error:  # a value that the part can't take
+        raise BrsweepError(f"{where}: {node[TARGET]}: {in_a_line(error)}") from None
 
 
-def check_arguments(where: str, target: str, factory: Callable[..., Any], args: tuple, arguments: Mapping) -> None:
-    """Raise `BrsweepError` unless the arguments bind to the factory's signature."""
+def in_a_line(error: BaseException) -> str:
+    """What was raised and where, for the code of a part, which may raise anything."""
+    text = " ".join(str(error).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text[:300]}{place}" if text else f"{type(error).__name__}{place}"
+
+
+def _reachable(home: str) -> str:
+    """The prefix that a target may be written with: packages re-export their parts at the top, torch's are many."""
+    return home if home.split(".")[0] in ("torch", "torchvision") else home.split(".")[0]
+
+
+def _make_torchvision_importable() -> None:
+    """Beside a CPU-only torch, torchvision can't be imported as it is, and a part may import it."""
+    if importlib.util.find_spec("torchvision") is not None:
+        from brsweep.torchvision_import import import_torchvision
+
+        import_torchvision()
+
+
+def _walk(where: str, target: str) -> Any:
+    """What the path leads to: through packages and modules as far as they go, then through attributes."""
+    package, *rest = target.split(".")
+    found: Any = _imported(where, target, package)
+    path = package
+    for name in rest:
+        path = f"{path}.{name}"
+        own = isinstance(found, ModuleType | type) and not name.startswith("__")
+        within = getattr(found, name, None) if own else None
+        if path == target and callable(within):  # a function may have the name of its module: both are attributes
+            found = within
+        elif own and hasattr(found, "__path__") and _is_module(path):
+            found = _imported(where, target, path)
+        elif within is not None:
+            found = within
+        else:
+            above, _, last = path.rpartition(".")
+            if path == target:
+                raise BrsweepError(f"{where}.{TARGET}={target}: {above} has no class or function {last}")
+            raise BrsweepError(f"{where}.{TARGET}={target}: there is no module {path}")
+    return found
+
+
+def _is_module(path: str) -> bool:
     try:
-        signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # some built-in callables have none
+        return path in sys.modules or importlib.util.find_spec(path) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _imported(where: str, target: str, path: str) -> ModuleType:
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name == path:
+            raise BrsweepError(f"{where}.{TARGET}={target}: there is no module {path}") from None
+        raise BrsweepError(f"{where}.{TARGET}={target}: {path} imports {error.name}, which is not installed") from None
+    except Exception as error:
+        raise BrsweepError(f"{where}.{TARGET}={target}: importing {path}: {in_a_line(error)}") from None
+
+
+def _check_kind(where: str, target: str, found: Any) -> None:
+    module, _, name = KINDS[where].partition(":")
+    if where == "model" and inspect.isfunction(found):
         return
+    if not inspect.isclass(found):
+        raise BrsweepError(f"{where}.{TARGET}={target}: is a function; a subclass of {module}.{name} is wanted")
     try:
-        signature.bind(*args, **arguments)
-    except TypeError as error:
-        takes = ", ".join(signature.parameters)
-        raise BrsweepError(f"{where}: {target}: {error}; it takes {takes}") from None
+        base = getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError):
+        return
+    if getattr(base, "_is_protocol", False):
+        return
+    if not issubclass(found, base) or found is base:
+        raise BrsweepError(f"{where}.{TARGET}={target}: is no subclass of {module}.{name}")

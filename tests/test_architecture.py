@@ -17,7 +17,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 BELOW = {
     "errors": set(),
     "torchvision_import": set(),
-    "targets": {"errors", "torchvision_import"},
+    "arguments": {"errors"},
+    "targets": {"errors", "torchvision_import", "arguments"},
     "kernels": {"errors"},
     "quant": {"errors", "kernels"},
     "regularizers": {"errors", "kernels", "quant"},
@@ -26,7 +27,7 @@ BELOW = {
     "data": {"errors", "torchvision_import"},
     "training": {"errors", "kernels", "quant", "regularizers", "tracking", "models", "data"},
 }
-BELOW["stages"] = BELOW["training"] | {"training", "targets"}
+BELOW["stages"] = BELOW["training"] | {"training", "targets", "arguments"}
 BELOW["runs"] = BELOW["stages"] | {"stages"}
 BELOW["sweep"] = BELOW["runs"] | {"runs"}
 BELOW["report"] = BELOW["export"] = BELOW["sweep"] | {"sweep"}
@@ -43,6 +44,7 @@ TORCHLESS = (
     "stages/signature",
     "stages/store",
     "targets",
+    "arguments",
     "errors",
 )
 TORCHLESS += tuple(f"search/{name}" for name in ("__main__", "settings", "space", "study", "loop"))

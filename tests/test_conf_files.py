@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.plugins.launcher import Launcher
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from brsweep.config import schema
@@ -17,8 +18,7 @@ from brsweep.quant.convert import quantize_model
 from brsweep.quant.lsq import LSQQuantizer
 from brsweep.regularizers.bin import BinRegularizer
 from brsweep.regularizers.br import BinRegularization
-from brsweep.stages.preflight import check_parts
-from brsweep.targets import locate
+from brsweep.stages.preflight import check_signatures
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir() and path.name != "hydra")
 FILES = sorted(path for path in CONF_DIR.rglob("*.yaml"))
@@ -50,7 +50,7 @@ def test_each_option_composes_and_its_parts_bind(path, tmp_path):
     if path.stem == "image_folder":
         overrides.append(f"data.root={tmp_path}")
     config = checked(composed(*overrides), overrides)
-    check_parts(config)
+    check_signatures(config)
 
 
 @pytest.mark.parametrize("path", LAUNCHERS, ids=lambda p: p.stem)
@@ -60,7 +60,7 @@ def test_a_launchers_preset_gives_every_option_of_its_launcher(path):
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         launcher = compose("config", [f"hydra/launcher={path.stem}"], return_hydra_config=True).hydra.launcher
     plain = OmegaConf.to_container(launcher, resolve=True, throw_on_missing=True)
-    target = locate("hydra/launcher", plain["_target_"])
+    target = get_class(plain["_target_"])
     assert issubclass(target, Launcher)
     assert set(plain) == {field.name for field in dataclasses.fields(OmegaConf.get_type(launcher))}
 

@@ -9,11 +9,11 @@ from commands import call, shell
 REFUSED = [
     ("quant.weight_bits=0", "quant.weight_bits=0: bits are 1 to 8, or 32"),
     ("quant.act_bits=9", "quant.act_bits=9: bits are 1 to 8, or 32"),
-    ("quant.weight_bits=abc", "quant.weight_bits=abc: Value 'abc' of type 'str' could not be converted to Integer"),
+    ("quant.weight_bits=abc", "quant.weight_bits=abc: bits are 1 to 8, or 32"),
     ("quant.weight_bits=1", "divides by sqrt(Qp); take 2 bits or more"),
     ("quant.first_last_bits=1", "divides by sqrt(Qp); take 2 bits or more"),
     ("quant.overrides=4", "quant.overrides=4: give patterns and bits"),
-    ("reg.lambda_act=-1", "reg.lambda_act=-1.0: a number, 0 or more"),
+    ("reg.lambda_act=-1", "reg.lambda_act=-1: a number, 0 or more"),
     ("reg.lambda_weight=inf", "reg.lambda_weight=inf: a number, 0 or more"),
     ("reg.lambda_weight=nan", "reg.lambda_weight=nan: a number, 0 or more"),
     ("schedule.warmup_epochs=21 schedule.qat_epochs=20", "leaves no epoch for the last stage"),
@@ -58,9 +58,9 @@ REFUSED = [
     ("reg.lambda_act=0,1", "add --multirun to your command line"),
     ("x", "x: can't be read as key=value"),
     ("seed=[1", "seed=[1: can't be read as key=value"),
-    ("seed=-1", "seed=-1: a number, 0 or more"),
-    ("data.val_fraction=1", "data.val_fraction=1: a share of the training images"),
-    ("data.batch_size=0", "data.batch_size=0: a whole number, 1 or more"),
+    ("seed=-1", "seed=-1: a whole number from 0"),
+    ("data.val_fraction=1", "data.val_fraction=1: a number, 0 or more and below 1"),
+    ("data.batch_size=0", "data.batch_size=0: a whole number from 1"),
     ("qat_optimizer.lr=-1", "qat_optimizer.lr=-1: a number, 0 or more"),
     ("sweep_name=../x", "sweep_name=../x: a folder name inside output_dir"),
     ("sweep_name=/x", "sweep_name=/x: a folder name inside output_dir"),
@@ -121,3 +121,55 @@ def test_consent_on_the_command_line_is_taken():
     check_allowed("model", {"_target_": "mypkg.net.Net"}, ["mypkg"])
     with pytest.raises(Exception, match="outside the allowed packages"):
         check_allowed("model", {"_target_": "mypkgs.net.Net"}, ["mypkg"])
+
+
+def test_files_are_utf_8_whatever_the_locale(tmp_path):
+    conf = tmp_path / "conf" / "quant"
+    conf.mkdir(parents=True)
+    (conf / "mine.yaml").write_text("# Größe, 大きさ\ndefaults: [w2a2, _self_]\n", encoding="utf-8")
+    typed = ("--config-dir", str(conf.parent), "quant=mine", "--cfg", "job")
+    answer = shell(tmp_path, *typed, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert answer.code == 0 and "weight_bits: 2" in answer.out, answer.err
+    refused = shell(tmp_path, "sweep_name=größe", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert refused.code == 1 and refused.err.startswith("error: sweep_name=") and refused.err.count("\n") == 1
+
+
+def test_flags_and_overrides_come_in_any_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    dry, base = "hydra.launcher.dry_run=true", ["data=synthetic", "model=tiny", "logger=none"]
+    for words in (
+        ["--multirun", *base, "seed=1,2", dry],
+        [*base, "--multirun", "seed=1,2", dry],
+        [*base, "seed=1,2", dry, "-m"],
+    ):
+        answer = call(monkeypatch, capsys, *words, dry)
+        assert answer.code == 0 and "sweep runs/default: 2 runs" in answer.out, answer.err
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_a_grid_can_be_typed_as_the_sweepers_own(plus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for typed in (f"{plus}hydra.sweeper.params={{seed:[1,2]}}", f"{plus}hydra.sweeper.params.seed=[1,2]"):
+        words = ["--multirun", "data=synthetic", "model=tiny", "logger=none", "hydra.launcher.dry_run=true", typed]
+        answer = call(monkeypatch, capsys, *words)
+        assert answer.code == 0 and "sweep runs/default: 2 runs" in answer.out, answer.err
+
+
+def test_a_working_directory_that_is_gone(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    answer = call(monkeypatch, capsys, "data=synthetic")
+    assert answer.code == 1 and answer.err == "error: the working directory is gone; change into one that is there\n"
+
+
+def test_consent_is_what_was_typed_and_no_more(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    preset = "hydra.sweeper.rows=[{allow_targets: '[os]', model._target_: os.system}]"
+    for typed, says in (
+        ([preset], "counts only on the command line"),
+        (["allow_targets=[mine]", preset.replace("allow_targets", "++allow_targets")], "outside the allowed packages"),
+    ):
+        answer = call(monkeypatch, capsys, "--multirun", "data=synthetic", "model=tiny", "logger=none", *typed)
+        assert answer.code == 1 and says in answer.err, answer.err
+        assert list(tmp_path.iterdir()) == []

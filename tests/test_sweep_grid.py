@@ -1,4 +1,4 @@
-"""From what is typed, and from presets, to the points of a grid; compositions that are remembered."""
+"""From what is typed, and from presets, to the points of a grid, each composed as Hydra would."""
 
 from __future__ import annotations
 
@@ -7,12 +7,24 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, TINY, call
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import open_dict
 
-from brsweep.config import grid
-from brsweep.config.compose import CONF_DIR
+from brsweep.config.compose import CONF_DIR, register
+from brsweep.config.grid import Composer
 from hydra_plugins.brsweep_launcher.sweeper import GridSweeper
 
 DRY = "hydra.launcher.dry_run=true"
+
+
+@pytest.fixture
+def loader():
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return GlobalHydra.instance().config_loader()
 
 
 class Context:
@@ -71,63 +83,44 @@ def test_a_preset_switches_multirun_on_and_plans(name, tmp_path, monkeypatch, ca
     assert not list(tmp_path.rglob("*.pt"))
 
 
-@pytest.fixture
-def compositions(monkeypatch):
-    """How many points were composed."""
+LISTS = [
+    ["seed=3", "quant=w4a4", "reg.lambda_act=0.5", "+data.depth=4"],
+    ["experiment=digits_resnet20", "data=synthetic", "~seed", "model.residual_gamma=1"],
+    ["logger=none", "model=tiny", "model.width=4", "quant.overrides={fc: 4}", "qat_optimizer=adam", "seed=3"],
+    ["regularizer=none", "reg={lambda_act: 3}", "++reg.ramp.act=linear", "sweep_name='a=b'"],
+    ["qat_optimizer.lr=0.5", "qat_optimizer.alpha_lr=${seed}"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", LISTS, ids=str)
+def test_values_set_on_a_copy_are_what_hydra_composes(overrides, loader):
+    composer = Composer(loader, "config")
+    composer.compose(overrides)
+    hydra = loader.load_configuration("config", overrides, RunMode.RUN)
+    with open_dict(hydra):
+        del hydra["hydra"]
+    assert composer.compose(overrides) == hydra, "the second time, when the groups are at hand"
+
+
+def test_hydra_composes_once_for_each_choice_of_groups(loader, monkeypatch):
     composed = []
-    real = grid.checked
-    monkeypatch.setattr(grid, "checked", lambda *given: composed.append(given) or real(*given))
-    return composed
+    real = loader.load_configuration
+    monkeypatch.setattr(loader, "load_configuration", lambda *given: composed.append(given) or real(*given))
+    composer = Composer(loader, "config")
+    points = [(quant, seed) for quant in ("w2a2", "w4a4") for seed in (1, 2)]
+    seeds = [composer.compose([f"quant={quant}", f"seed={seed}"]).seed for quant, seed in points]
+    assert seeds == [1, 2, 1, 2] and len(composed) == 2
 
 
-def test_each_point_is_composed_once_and_then_remembered(tmp_path, monkeypatch, capsys, compositions):
-    line = ("--multirun", *TINY, f"output_dir={tmp_path}", "reg.lambda_act=0,1,2", DRY)
-    first = call(monkeypatch, capsys, *line)
-    assert len(compositions) == 3
-    assert call(monkeypatch, capsys, *line).out == first.out
-    assert len(compositions) == 3
-    call(monkeypatch, capsys, "--multirun", *TINY, f"output_dir={tmp_path}", "reg.lambda_act=0,1,2,3", DRY)
-    assert len(compositions) == 4, "a larger grid composes what is new"
-
-
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"a": 1}'])
-def test_a_damaged_memory_composes_anew(tmp_path, monkeypatch, capsys, compositions, damage):
-    line = ("--multirun", *TINY, f"output_dir={tmp_path}", "seed=1,2", DRY)
-    call(monkeypatch, capsys, *line)
-    (tmp_path / "default" / grid.REMEMBERED).write_text(damage)
-    assert call(monkeypatch, capsys, *line).code == 0
-    assert len(compositions) == 4
-
-
-def test_a_changed_file_composes_anew(tmp_path, monkeypatch, capsys, compositions):
-    own = tmp_path / "own" / "quant"
-    own.mkdir(parents=True)
-    (own / "mine.yaml").write_text((CONF_DIR / "quant" / "w2a2.yaml").read_text())
-    line = ("--multirun", *TINY, f"output_dir={tmp_path}", "quant=mine", "seed=1,2", DRY)
-    line += (f"hydra.searchpath=[file://{own.parent}]",)
-    assert call(monkeypatch, capsys, *line).code == 0
-    assert call(monkeypatch, capsys, *line).code == 0
-    assert len(compositions) == 2
-    (own / "mine.yaml").write_text((CONF_DIR / "quant" / "w4a4.yaml").read_text())
-    assert "w4a4" in call(monkeypatch, capsys, *line).out
-    assert len(compositions) == 4
-
-
-def test_a_changed_environment_composes_anew(tmp_path, monkeypatch, capsys, compositions):
-    own = tmp_path / "own" / "quant"
-    own.mkdir(parents=True)
-    (own / "mine.yaml").write_text("defaults: [w2a2]\nclip_value: ${oc.env:BRSWEEP_TEST_CLIP}\n")
-    line = ("--multirun", *TINY, f"output_dir={tmp_path}", "quant=mine", "seed=1,2", DRY)
-    line += (f"hydra.searchpath=[file://{own.parent}]",)
-    for clip in ("6", "6", "1"):
-        monkeypatch.setenv("BRSWEEP_TEST_CLIP", clip)
-        assert call(monkeypatch, capsys, *line).code == 0
-        assert compositions[-1][0].quant.clip_value == float(clip)
-    assert len(compositions) == 4, "two points, once for each value"
+def test_a_point_leaves_the_others_alone(loader):
+    composer = Composer(loader, "config")
+    composer.compose(["+data.extra=1", "reg.lambda_act=9"])
+    again = composer.compose([])
+    assert "extra" not in again.data and again.reg.lambda_act == 1
 
 
 BAD = {
-    "reg.lambda_act=0,-1": "reg.lambda_act=-1.0: a number, 0 or more (at ",
+    "reg.lambda_act=0,-1": "reg.lambda_act=-1: a number, 0 or more (at ",
     "quant.weight_bits=2,9": "quant.weight_bits=9: bits are 1 to 8",
     "quant=w2a2,w9a9": "quant=w9a9: choose one of",
     "reg.lamda_act=0,1": "reg.lamda_act: there is no such option; did you mean reg.lambda_act?",

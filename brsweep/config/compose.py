@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from brsweep import targets
 from brsweep.config import schema
+from brsweep.config.fields import check_fields
+from brsweep.config.parts import PARTS, check_part
+from brsweep.config.secrets import check_secrets
 from brsweep.errors import BrsweepError
 
 _HERE = Path(__file__).resolve()
@@ -21,9 +23,6 @@ CONF_DIR = next(
     (p for p in (_HERE.parents[1] / "conf", _HERE.parents[2] / "conf") if (p / "config.yaml").is_file()), None
 )
 """Inside the package when installed from a wheel, beside it in a checkout."""
-
-PARTS = ("model", "data", "reg", "float_optimizer", "qat_optimizer", "logger", "quant.quantizer")
-REG_FIELDS = ("lambda_weight", "lambda_act")
 
 
 def register() -> None:
@@ -38,56 +37,56 @@ def register() -> None:
         store.store(group="schema", name=name, node=node)
 
 
-def checked(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The configuration as plain nested data, every field typed and in range, every target allowed.
+def checked(cfg: DictConfig, typed: Sequence[str] = ()) -> dict[str, Any]:
+    """The configuration as plain nested data: every field of its type and in range, every target allowed, no secrets.
 
-    overrides: what was typed; consent to targets outside the allowed packages counts only there.
-    Raises `BrsweepError`.
+    typed: the overrides of the command line; consent to targets outside the allowed packages counts only there, and
+    holds for this process from here on. Raises `BrsweepError`.
     """
+    if OmegaConf.get_type(cfg) is not schema.Config:
+        raise BrsweepError(
+            "the configuration is not brsweep's: its defaults list has to begin with schema/config@_here_"
+        )
+    config = plain(cfg)
+    check_secrets(config)
+    shape = OmegaConf.get_type(cfg, "reg") if "reg" in cfg else None
+    config = check_fields(schema.Config, config)
+    if shape is schema.BinRegularization:
+        config["reg"] = check_fields(shape, config["reg"], "reg.")
+    for path in PARTS:
+        *above, key = path.split(".")
+        holder = config[above[0]] if above else config
+        holder[key] = check_part(path, holder[key])
+    schema.check_rules(config)
+    _check_targets(config, typed)
+    return config
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The node as plain nested data, what refers to other values resolved. Raises `BrsweepError`."""
     try:
-        typed = OmegaConf.to_object(cfg)
-        config = _plain(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+        return _plain(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     except MissingMandatoryValue as error:
         raise BrsweepError(f"{error.full_key}: has no value; add {error.full_key}=... to the command line") from None
     except InterpolationResolutionError as error:
         raise BrsweepError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
-    if not isinstance(typed, schema.Config):
-        raise BrsweepError(
-            "the configuration is not brsweep's: its defaults list has to begin with schema/config@_here_"
-        )
-    _check_known(config, typed)
-    _check_parts(config, overrides)
-    return config
+    except RecursionError:
+        raise BrsweepError("the configuration refers to itself without end; look for ${...} of its own value") from None
 
 
-def _check_known(config: Mapping[str, Any], typed: Any, path: str = "") -> None:
-    """Refuse keys that were added with `+` to a part of the configuration whose shape is fixed."""
-    known = {field.name for field in dataclasses.fields(typed)}
-    for key, value in config.items():
-        if key not in known:
-            close = difflib.get_close_matches(key, sorted(known), n=1)
-            hint = f"; did you mean {path}{close[0]}?" if close else ""
-            raise BrsweepError(f"{path}{key}: there is no such option{hint} (--cfg job prints them all)")
-        if dataclasses.is_dataclass(getattr(typed, key)):
-            _check_known(value, getattr(typed, key), f"{path}{key}.")
-
-
-def _check_parts(config: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    consent = [o for o in overrides if o.lstrip("+").startswith("allow_targets=")]
-    if config["allow_targets"] and not consent:
+def _check_targets(config: Mapping[str, Any], typed: Sequence[str]) -> None:
+    said = OverridesParser.create().parse_overrides([word for word in typed if "allow_targets" in word])
+    said = [override for override in said if override.key_or_group == "allow_targets"]
+    if any(override.is_sweep_override() for override in said):
+        raise BrsweepError("allow_targets: consent is one for the whole sweep: allow_targets=[mypackage,another]")
+    if config["allow_targets"] and [override.value() for override in said[-1:]] != [config["allow_targets"]]:
         raise BrsweepError("allow_targets: consent to run other packages' code counts only on the command line")
+    targets.consent(config["allow_targets"])
     for path in PARTS:
-        node: Any = config
-        for key in path.split("."):
-            node = node[key]
-        if not isinstance(node, Mapping):
-            raise BrsweepError(f"{path}={node}: a part is a {targets.TARGET} and its arguments, not one value")
-        if path == "logger" and node.get(targets.TARGET) is None:
-            continue
-        targets.check_allowed(path, node, config["allow_targets"])
-    for name in REG_FIELDS:
-        if not isinstance(config["reg"].get(name), (int, float)) or config["reg"][name] < 0:
-            raise BrsweepError(f"reg.{name}={config['reg'].get(name)}: every regularizer has this number, 0 or more")
+        *above, key = path.split(".")
+        node = (config[above[0]] if above else config)[key]
+        if path != "logger" or node.get(targets.TARGET) is not None:
+            targets.check_allowed(path, node, config["allow_targets"])
 
 
 def _plain(value: Any) -> Any:
@@ -95,6 +94,4 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    if dataclasses.is_dataclass(value):
-        return _plain(dataclasses.asdict(value))
     return value

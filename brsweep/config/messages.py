@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable
 
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from brsweep.errors import BrsweepError
+
+
+def read_overrides(words: Iterable[str]) -> list[Override]:
+    """Raises `BrsweepError` for a word that is none, with the cure where quotes are all that is missing."""
+    parser = OverridesParser.create()
+    read = []
+    for word in words:
+        try:
+            read.append(parser.parse_override(word))
+            if not read[-1].key_or_group:
+                raise ValueError(word)
+        except Exception:  # the grammar's, and its assertions
+            raise BrsweepError(_unreadable(word)) from None
+    return read
 
 
 def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
@@ -16,28 +38,50 @@ def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
     if isinstance(error, MissingConfigException):
         return _missing(error)
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: can't be read as key=value ({str(error).splitlines()[0]})"
-    if (isinstance(error, ValueError) and "Config group override must be" in str(error)) or _group_of_numbers(error):
-        return "a group is chosen by its option's name, group=option; a number or an empty value names none"
-    if not isinstance(error, (ConfigCompositionException, OmegaConfBaseException)):
+        return _unreadable(error.override)
+    for module, names in _frames(error):
+        if module == "hydra._internal.config_loader_impl" and "override" in names and not _is_known(error):
+            return f"{names['override'].input_line}: does not fit what is there ({_fault(error)})"
+    file = _file_of(error)
+    if isinstance(error, (YAMLError, UnicodeDecodeError)) or (file and not isinstance(error, HydraException)):
+        return f"{file or 'a YAML file'}: can't be read: {_fault(error)}"
+    if _in_defaults_list(error):
+        return (
+            "a group is chosen by its option's name, group=option; a number or an empty value names none "
+            "(or a YAML file's defaults list holds what is no name)"
+        )
+    if not _is_known(error):
         return None
+    if isinstance(error, RecursionError):
+        return "the configuration refers to itself without end: look for a defaults list that names its own file"
     text = f"{error}\n{error.__cause__ or ''}"
     unknown = re.search(r"Could not (?:override|delete from|append to) '([^']+)'", text)
     if unknown and ("not in" in text or "No match" in text):
         return _unknown(unknown.group(1).split("@")[0], keys)
+    missing = re.search(r"Could not delete from config\. '([^']+)'", text)
+    if missing:
+        return _unknown(missing.group(1), keys)
     unfit = re.search(r"Error merging override ([^\n]+)\n\s*([^\n]+)", text)
+    if unfit and "does not support deletion" in text:
+        return f"{unfit.group(1)}: every run has this field; set a value instead"
     if unfit:
         return f"{unfit.group(1).lstrip('+')}: {unfit.group(2)}"
     unknown = re.search(r"Key '([^']+)' (?:is )?not in", text)
     if unknown:
         return _unknown(getattr(error, "full_key", None) or unknown.group(1), keys)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [" ".join(line.split()).rstrip(":") for line in text.splitlines() if line.strip()]
     shown = dict.fromkeys(line for line in lines if not line.startswith(("full_key", "object_type", "reference_type")))
     return "; ".join(shown)
 
 
 def known_keys(config_name: str) -> list[str]:
     """Every dotted key and group that the configuration of that name has, the chosen launcher's options among them."""
+    chosen = [argument for argument in sys.argv[1:] if argument.startswith(("hydra/launcher=", "hydra/sweeper="))]
+    return _keys(config_name, tuple(chosen))
+
+
+@functools.cache
+def _keys(config_name: str, chosen: tuple[str, ...]) -> list[str]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
@@ -45,12 +89,11 @@ def known_keys(config_name: str) -> list[str]:
     from brsweep.config.compose import CONF_DIR
 
     GlobalHydra.instance().clear()
-    chosen = [argument for argument in sys.argv[1:] if argument.startswith(("hydra/launcher=", "hydra/sweeper="))]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         try:
-            composed = compose(config_name, chosen, return_hydra_config=True)
-        except MissingConfigException:  # the choice is what is wrong
-            composed = compose(config_name, return_hydra_config=True)
+            composed = compose(config_name, list(chosen), return_hydra_config=True)
+        except Exception:  # the choice, or the configuration's name, is what is wrong
+            composed = compose("config", return_hydra_config=True)
     config = OmegaConf.to_container(composed, resolve=False)
     config["hydra"] = {name: config["hydra"][name] for name in ("launcher", "sweeper")}
     keys: list[str] = [folder.name for folder in CONF_DIR.iterdir() if folder.is_dir()]
@@ -64,13 +107,71 @@ def known_keys(config_name: str) -> list[str]:
     return keys
 
 
-def _group_of_numbers(error: BaseException) -> bool:
-    """Whether Hydra's defaults list failed on a group given as a list of numbers, which it takes for names."""
+def _unreadable(override: str) -> str:
+    """What the grammar does not take, and how to write it where quotes are all that is missing."""
+    key, found, value = override.partition("=")
+    if not found or not re.fullmatch(r"[+~]{0,2}[\w./@:-]+", key):
+        return f"{override}: can't be read as key=value"
+    proposed = f"{key}={os.path.expanduser(value)}" if value.startswith("~/") else override
+    if not _readable(proposed):
+        escaped = proposed.partition("=")[2].replace("\\", "\\\\").replace("'", "\\'")
+        proposed = f"{key}='{escaped}'"
+    if value.lstrip()[:1] in ("[", "{", "(", "'", '"') or not _readable(proposed):
+        return f"{override}: can't be read as key=value; brackets and quotes have to be closed"
+    return f"{override}: can't be read as key=value; put the value in quotes: {_for_shell(proposed)}"
+
+
+def _for_shell(word: str) -> str:
+    plain = not re.search(r"[\"$`\\!]", word)
+    return f'"{word}"' if plain and "'" in word else shlex.quote(word)
+
+
+def _readable(override: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(override)
+    except Exception:
+        return False
+    return True
+
+
+def _is_known(error: BaseException) -> bool:
+    return isinstance(error, (HydraException, OmegaConfBaseException, RecursionError))
+
+
+def _frames(error: BaseException) -> Iterable[tuple[str, dict]]:
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    while trace is not None:
+        yield trace.tb_frame.f_globals.get("__name__", ""), trace.tb_frame.f_locals
         trace = trace.tb_next
-    where = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
-    return isinstance(error, TypeError) and where == "hydra._internal.defaults_list"
+
+
+def _file_of(error: BaseException) -> str | None:
+    """The YAML file that was being read, where the error came from one: Hydra's messages seldom say."""
+    cause: BaseException | None = error
+    while cause is not None:
+        for module, names in _frames(cause):
+            if module.endswith("file_config_source") and "full_path" in names and not isinstance(cause, HydraException):
+                return str(names["full_path"])
+        cause = cause.__cause__
+    return None
+
+
+def _fault(error: BaseException) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is no UTF-8; save the file as UTF-8"
+    if mark is not None:
+        return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', None) or 'no YAML'}"
+    return " ".join(str(error).split())[:200]
+
+
+def _in_defaults_list(error: BaseException) -> bool:
+    """Whether Hydra's defaults list failed, which takes whatever it is given for names."""
+    last = ""
+    for module, _ in _frames(error):
+        last = module
+    unfit = isinstance(error, ValueError) and "Config group override must be" in str(error)
+    return unfit or (not isinstance(error, HydraException) and last == "hydra._internal.defaults_list")
 
 
 def _unknown(key: str, keys: Iterable[str]) -> str:
@@ -83,7 +184,7 @@ def _unknown(key: str, keys: Iterable[str]) -> str:
 
 
 def _missing(error: MissingConfigException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     wanted = re.search(r"Could not find '([^']+)'", lines[0])
     options = [line for line in lines[1:] if not line.endswith(":") and "=" not in line and " " not in line]
     if not wanted:

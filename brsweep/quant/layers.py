@@ -73,7 +73,9 @@ class _QuantWeight:
     weight_quantizer: nn.Module
     input_quantizer: nn.Module | None
 
-    def __init__(self, *args, bits: int, per_channel: bool = False, quantizer: QuantizerFactory = LSQQuantizer, **kwargs):
+    def __init__(
+        self, *args, bits: int, per_channel: bool = False, quantizer: QuantizerFactory = LSQQuantizer, **kwargs
+    ):
         super().__init__(*args, **kwargs)
         self._set_quantizers(bits, per_channel, quantizer)
 

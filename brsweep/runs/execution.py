@@ -42,7 +42,7 @@ def execute(config: Mapping[str, Any], watch: OnEpoch | None = None) -> dict[str
         return take(run, other)
     from brsweep.stages.preflight import check_parts
 
-    check_parts(config)
+    check_parts(config, source=run.source)
     with run.folder.locked():
         stored = finished_result(run)  # again: another process may have finished it just before it let go
         if stored is not None:
@@ -77,7 +77,7 @@ def execute_shared(config: Mapping[str, Any], upto: str) -> None:
     if upto not in signatures[:-1]:
         raise BrsweepError(f"{run.full_name}: has no shared stage {upto}; the data or the code changed: launch again")
     stages = run.stages[: signatures.index(upto) + 1]
-    check_parts(config)
+    check_parts(config, source=run.source)
     name = shared_folder(stages[-1])
     folder = RunFolder(run.folder.path.parent / name)
     with folder.locked(), _recorded(folder) as console:

@@ -15,12 +15,12 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from brsweep.config.command import known_keys, run_command, stop
-from brsweep.config.compose import CONF_DIR, checked, register
+from brsweep.config.command import known_keys, run_command
+from brsweep.config.compose import CONF_DIR, checked, plain, register
+from brsweep.config.fields import check_fields
 from brsweep.config.messages import one_line
 from brsweep.errors import BrsweepError
 from brsweep.search.settings import Question, Search
@@ -37,23 +37,18 @@ register_search()
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="search")
 def task(cfg: DictConfig) -> None:
-    try:
-        if HydraConfig.get().mode != RunMode.RUN:
-            raise BrsweepError("a search is one command: leave --multirun out; it ends with the line for more seeds")
-        _check_optuna()
-        from brsweep.search.loop import search
+    _check_optuna()
+    from brsweep.search.loop import search
 
-        typed = HydraConfig.get().overrides
-        elsewhere = [override for override in typed.hydra if override.startswith("hydra.searchpath=")]
-        search(question(cfg, [*elsewhere, *typed.task]))
-    except BrsweepError as error:
-        stop(str(error))  # an exception would have Hydra print a line of its own first
+    typed = HydraConfig.get().overrides
+    elsewhere = [override for override in typed.hydra if override.startswith("hydra.searchpath=")]
+    search(question(cfg, [*elsewhere, *typed.task]))
 
 
 def question(cfg: DictConfig, typed: Sequence[str]) -> Question:
     """cfg: composed from conf/search.yaml and what was `typed`. Raises `BrsweepError`."""
     with open_dict(cfg):
-        settings = OmegaConf.to_object(cfg.pop("search"))
+        settings = Search(**check_fields(Search, plain(cfg.pop("search")), "search."))
 
     def configured(point: Mapping[str, Any]) -> dict[str, Any]:
         return _configured(cfg, typed, point)
@@ -98,7 +93,7 @@ def _check_optuna() -> None:
 
 
 def main() -> None:
-    run_command(task, "search")
+    run_command(task, "search", sweeps=False)
 
 
 if __name__ == "__main__":

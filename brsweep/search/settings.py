@@ -6,24 +6,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import MISSING
+from brsweep.config.checks import mapping, whole, yes_no
+from brsweep.config.fields import by
+from brsweep.config.schema import MOST_EPOCHS
 
-from brsweep.errors import BrsweepError
+MOST_TRIALS = 1_000_000
 
 
 @dataclass
 class Search:
-    trials: int = MISSING
-    random_trials: int = MISSING
-    prune: bool = MISSING
-    prune_after_trials: int = MISSING
-    prune_after_epochs: int = MISSING
-    space: dict[str, Any] = MISSING
-
-    def __post_init__(self) -> None:
-        for name, low in (("trials", 1), ("random_trials", 1), ("prune_after_trials", 1), ("prune_after_epochs", 1)):
-            if getattr(self, name) < low:
-                raise BrsweepError(f"search.{name}={getattr(self, name)}: a whole number, {low} or more")
+    trials: Any = by(whole(1, MOST_TRIALS))
+    random_trials: Any = by(whole(1, MOST_TRIALS))
+    prune: Any = by(yes_no)
+    prune_after_trials: Any = by(whole(1, MOST_TRIALS))
+    prune_after_epochs: Any = by(whole(1, MOST_EPOCHS))
+    space: Any = by(mapping)
 
 
 @dataclass(frozen=True)

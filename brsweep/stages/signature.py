@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
-from brsweep.targets import ALLOWED
+from brsweep.targets import HOMES
 
 VERSION = 2
 """Part of every signature. Raised when the meaning of a stage changes in a way that no field and no code shows."""
@@ -55,7 +55,7 @@ CORES = {"float": FLOAT_CORE, "quantized": (*FLOAT_CORE, *QUANTIZED_CORE)}
 ROOMS = ("kernels", "quant", "regularizers", "models", "data", "training", "torchvision_import")
 """Where an import of brsweep's is followed to; the others can't change a result, or are the core."""
 
-VERSIONED = frozenset(prefix.partition(".")[0] for prefix in ALLOWED) - {"brsweep"}
+VERSIONED = frozenset(home.partition(".")[0] for homes in HOMES.values() for home in homes) - {"brsweep"}
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 """Of brsweep's own imports those with another name than their distribution; to search for one takes half a second."""
 RUN_TIME_IMPORTS = ("import_module", "__import__")

@@ -178,7 +178,7 @@ def check_grid(plan: SweepPlan, device: bool = True) -> None:
             continue
         seen.add(parts)
         try:
-            check_parts(run.config, device)
+            check_parts(run.config, device, run.source)
         except BrsweepError as error:
             raise BrsweepError(f"{error} (at {plan.words[run.name]}; nothing was started)") from None
 

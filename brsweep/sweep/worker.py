@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from brsweep import targets
 from brsweep.errors import BrsweepError
 
 ORPHANED = 86
@@ -26,6 +27,7 @@ def work(task: Mapping[str, Any]) -> None:
     """Do a task: `config`, and `upto`, the signature of the shared stage to train, or None for the whole run."""
     from brsweep.runs.execution import execute, execute_shared
 
+    targets.consent(task["config"]["allow_targets"])  # as the launcher's command line gave it
     if task["upto"] is None:
         execute(task["config"])
     else:

@@ -10,12 +10,12 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 class SweepLauncher(Launcher):
     def __init__(self, **options: Any) -> None:
-        self.options = options
+        self.options = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in options.items()}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
@@ -23,11 +23,12 @@ class SweepLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Do the runs of the grid. Raises `BrsweepError` where one of them is not finished in the end."""
         from brsweep.config.grid import compose_points
+        from brsweep.config.secrets import masked
         from brsweep.sweep.plan import plan_sweep
 
         points = compose_points(self.hydra_context.config_loader, self.config, job_overrides)
         plan = plan_sweep(points)
-        results = self.do(plan, f"python -m brsweep.train {shlex.join(sys.argv[1:])}")
+        results = self.do(plan, masked(f"python -m brsweep.train {shlex.join(sys.argv[1:])}"))
         return [_returned(point.overrides, results.get(name)) for point, name in zip(points, plan.names, strict=True)]
 
     @abstractmethod

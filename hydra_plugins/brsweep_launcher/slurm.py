@@ -1,13 +1,16 @@
 """The launcher `slurm`: a job per run on a cluster, by submitit."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 
+from brsweep.config.checks import choice, each, mapping, maybe, number, text, whole, yes_no
+from brsweep.config.fields import by
 from hydra_plugins.brsweep_launcher._sweep_launcher import SweepLauncher
+
+TARGET = "hydra_plugins.brsweep_launcher.slurm.SlurmLauncher"
 
 
 @dataclass
@@ -18,25 +21,25 @@ class SlurmConf:
     the site allows. setup: lines of shell before the training. additional_parameters: further options of sbatch.
     poll_s: seconds between looks at the queue. wait: false submits and returns; the same command attaches later."""
 
-    _target_: str = "hydra_plugins.brsweep_launcher.slurm.SlurmLauncher"
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    gres: str | None = None
-    gpus_per_node: int | None = None
-    cpus_per_task: int | None = None
-    mem_gb: float | None = None
-    timeout_min: int = 60
-    signal_delay_s: int = 120
-    max_num_timeout: int = 10
-    array_parallelism: int = 256
-    max_array_size: int | None = None
-    setup: list[str] = field(default_factory=list)
-    additional_parameters: dict[str, Any] = field(default_factory=dict)
-    poll_s: float = 10.0
-    wait: bool = True
-    dry_run: bool = False
+    _target_: Any = by(choice(TARGET), TARGET)
+    partition: Any = by(maybe(text), None)
+    account: Any = by(maybe(text), None)
+    qos: Any = by(maybe(text), None)
+    constraint: Any = by(maybe(text), None)
+    gres: Any = by(maybe(text), None)
+    gpus_per_node: Any = by(maybe(whole(0, 1024)), None)
+    cpus_per_task: Any = by(maybe(whole(1, 4096)), None)
+    mem_gb: Any = by(maybe(number(0, above=True, below=1e6)), None)
+    timeout_min: Any = by(whole(1, 10**7), 60)
+    signal_delay_s: Any = by(whole(0, 10**6), 120)
+    max_num_timeout: Any = by(whole(0, 10**6), 10)
+    array_parallelism: Any = by(whole(1, 10**6), 256)
+    max_array_size: Any = by(maybe(whole(1, 10**7)), None)
+    setup: Any = by(each(text), [])
+    additional_parameters: Any = by(mapping, {})
+    poll_s: Any = by(number(0, below=1e6), 10.0)
+    wait: Any = by(yes_no, True)
+    dry_run: Any = by(yes_no, False)
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="slurm", node=SlurmConf, provider="brsweep")
@@ -46,5 +49,4 @@ class SlurmLauncher(SweepLauncher):
     def do(self, plan: Any, command: str) -> Mapping[str, Any]:
         from brsweep.sweep.slurm.launch import launch
 
-        plain = {key: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for key, v in self.options.items()}
-        return launch(plan, command, **plain)
+        return launch(plan, command, **self.options)

@@ -8,23 +8,32 @@ composes each point once.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import RangeSweep
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from brsweep.config.checks import choice, each, mapping
+from brsweep.config.fields import by
+from brsweep.errors import BrsweepError
+
+TARGET = "hydra_plugins.brsweep_launcher.sweeper.GridSweeper"
+MOST_POINTS = 100_000
+
 
 @dataclass
 class GridConf:
-    _target_: str = "hydra_plugins.brsweep_launcher.sweeper.GridSweeper"
-    params: dict[str, Any] | None = None
-    rows: list[Any] | None = None
+    _target_: Any = by(choice(TARGET), TARGET)
+    params: Any = by(mapping, {})
+    rows: Any = by(each(mapping), [])
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConf, provider="brsweep")
@@ -55,15 +64,36 @@ class GridSweeper(Sweeper):
         typed = parser.parse_overrides(arguments)
         typed_keys = {override.get_key_element().lstrip("+") for override in typed}
         preset = parser.parse_overrides(
-            [f"{key}={_listed(value)}" for key, value in self.params.items() if key not in typed_keys]
+            [f"{key}={_listed(key, value)}" for key, value in self.params.items() if key not in typed_keys]
         )
         rows = [
             tuple(f"{key}={_written(value)}" for key, value in row.items() if key not in typed_keys)
             for row in self.rows
         ]
-        axes: list[Sequence[tuple[str, ...]]] = [list(dict.fromkeys(rows))] if rows else []
+        rows = list(dict.fromkeys(rows))
+        count = math.prod([max(1, len(rows)), *(_count(override) for override in (*preset, *typed))])
+        if count > MOST_POINTS:
+            raise BrsweepError(f"the grid has {count:,} points, more than {MOST_POINTS:,}: sweep over fewer values")
+        axes: list[Sequence[tuple[str, ...]]] = [rows] if rows else []
         axes += [[(text,) for text in _spelled(override)] for override in (*preset, *typed)]
         return [list(itertools.chain(*point)) for point in itertools.product(*axes)]
+
+
+def _count(override: Any) -> int:
+    """How many values an override lists, before any is spelled out."""
+    if not override.is_sweep_override():
+        return 1
+    values = override.value()
+    if isinstance(values, RangeSweep):
+        if not values.step or not all(map(math.isfinite, (values.start, values.stop, values.step))):
+            raise BrsweepError(f"{override.input_line}: a range has two ends and a step other than 0")
+        return max(0, math.ceil((values.stop - values.start) / values.step))
+    if not override.is_discrete_sweep():
+        raise BrsweepError(
+            f"{override.input_line}: a grid has single values; give a list or range(...), or search an interval: "
+            "python -m brsweep.search"
+        )
+    return sum(1 for _ in override.sweep_iterator())
 
 
 def _spelled(override: Any) -> Iterator[str]:
@@ -77,9 +107,11 @@ def _spelled(override: Any) -> Iterator[str]:
         yield from (f"{key}={value}" for value in override.sweep_string_iterator())
 
 
-def _listed(value: Any) -> str:
+def _listed(key: str, value: Any) -> str:
     """A preset's values as one would type them: a list, or text in Hydra's own words, such as range(1,4)."""
     values = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    if values is None or values in ([], {}, ""):
+        raise BrsweepError(f"hydra.sweeper.params.{key}: has no value; give a list, [1, 2]")
     return ",".join(_written(one) for one in values) if isinstance(values, (list, tuple)) else str(values)
 
 
