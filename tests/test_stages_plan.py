@@ -260,7 +260,7 @@ def test_prose_and_layout_do_not_count(package):
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("kernels/__init__.py", "2.0**-20", "2.0**-21"),
+        ("kernels/op.py", "2.0**-20", "2.0**-21"),
         ("quant/lsq.py", "(2 * magnitude", "(3 * magnitude"),
         ("regularizers/bin.py", "clamp(min=1)", "clamp(min=2)"),
         ("models/tiny.py", "(2 * width, 1, 2)", "(2 * width, 1, 1)"),

@@ -31,7 +31,7 @@ def check_parts(config: Mapping[str, Any], device: bool = True) -> None:
     """
     if device:
         found = find_device(config["device"])
-        kernels.use(config["kernels"])
+        kernels.use(config["kernels"], found.type)
         if config["compile"] and found.type == "cpu":
             _check_compiler()
     factory = targets.locate("model", config["model"][targets.TARGET])
