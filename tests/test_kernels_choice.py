@@ -1,4 +1,4 @@
-"""Which implementation works: what a run refuses, what library use falls back to, and that nothing else changes bits."""
+"""Which implementation works: what a run refuses, what library use falls back to; nothing else changes bits."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ MODULES = {"numba": "brsweep.kernels.cpu", "triton": "brsweep.kernels.cuda"}
 @pytest.fixture(autouse=True)
 def as_before():
     before, threads = kernels._choice, torch.get_num_threads()
+    strict, searches = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     yield
     implementations.forget()
     kernels.use(before)
     torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(strict)
+    torch.backends.cudnn.benchmark = searches
 
 
 def fails(monkeypatch, name: str, error: Exception | None) -> None:

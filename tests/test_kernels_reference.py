@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_loops import fast, random_case, slow
+from kernel_loops import agree, fast, random_case, slow
 from triton_interpreter import interpreted
 
 from brsweep import kernels
