@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from kernel_loops import fast, random_case
-from test_kernels_reference import agree
+from kernel_loops import agree, fast, random_case
 from triton_interpreter import interpreted
 
 from brsweep import kernels
-from brsweep.kernels import ALL_VALUES, COUNT, INSIDE_VALUES, NO_SUMS, Options, cuda, fake_quantize
+from brsweep.kernels import ALL_VALUES, COUNT, INSIDE_VALUES, NO_SUMS, cuda, fake_quantize, implementations
+from brsweep.kernels.op import OpOptions
 from brsweep.kernels.storage import laid_out
 
 assert interpreted()
@@ -23,7 +23,7 @@ def triton():
     kernels.use("triton")
     yield
     kernels.use("auto")
-    kernels._forget()
+    implementations.forget()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -53,6 +53,37 @@ def test_several_programs_and_several_tiles(sums, monkeypatch):
     assert sums == NO_SUMS or one.sums.tobytes() == other.sums.tobytes()
 
 
+LARGEST_GRID = 2**31 - 1, 65_535, 65_535
+"""What CUDA allows. The interpreter would take any grid, and a minute for this one."""
+
+
+@pytest.mark.parametrize("sums", [NO_SUMS, ALL_VALUES])
+@pytest.mark.parametrize(("rows", "length"), [(65_535, 2), (65_536, 2), (100_003, 1), (3, 5000), (1, 70_000_000)])
+def test_programs_for_any_number_of_rows(rows, length, sums, monkeypatch):
+    launched = []
+
+    class Launch:
+        def __class_getitem__(cls, grid):
+            launched.append(grid)
+            return lambda *_, **__: None
+
+    monkeypatch.setattr(cuda, "quantize", Launch)
+    monkeypatch.setattr(cuda, "gradients", Launch)
+    values, alpha = torch.zeros(1).expand(rows, length).contiguous(), torch.ones(rows)
+    options = OpOptions(0, 3, 1.0, 0, sums, 0.0)
+    cuda.forward(values, alpha, options)
+    cuda.backward(values, alpha, options, values, None, True)
+    assert len(launched) == 2
+    for grid in launched:
+        assert all(size <= most for size, most in zip(grid, LARGEST_GRID, strict=False)), grid
+        assert rows <= np.prod(grid) <= rows * cuda.MOST_PROGRAMS
+
+
+def test_each_of_many_rows_gets_its_own_step_size():
+    agree(random_case(4, (600, 3), 2, True, sums=ALL_VALUES, per_channel=True))
+    agree(random_case(5, (3, 1700), 2, True, sums=ALL_VALUES, per_channel=True))  # several programs a row
+
+
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_layouts(per_channel):
     case = random_case(0, (4, 6, 5, 3), 2, True, sums=ALL_VALUES, per_channel=per_channel)
@@ -69,19 +100,20 @@ def test_layouts(per_channel):
 
 def test_auto_takes_it_only_where_it_agrees_with_the_reference(monkeypatch):
     right = cuda.forward
-    monkeypatch.setitem(kernels._FASTEST, "cpu", "triton")
-    monkeypatch.setattr(kernels, "_has_cuda", lambda: True)
+    monkeypatch.setitem(implementations.OWN, "cpu", "triton")
     kernels.use("auto")
-    kernels._forget()
-    assert kernels.chosen("cpu") == "triton" and kernels._implementation(torch.zeros(3)) is cuda
+    implementations.forget()
+    assert kernels.chosen("cpu") == "triton" and implementations.implementation("auto", "cpu", torch.float32) is cuda
 
-    def wrong(values, alpha, options: Options):
+    def wrong(values, alpha, options: OpOptions):
         quantized, sums = right(values, alpha, options)
         return quantized, sums + (0.01 if options.sums != NO_SUMS else 0)
 
     monkeypatch.setattr(cuda, "forward", wrong)
-    kernels._forget()
+    implementations.forget()
     with pytest.warns(RuntimeWarning, match=r"triton does not work here, the slower reference is used: .*not the ref"):
         assert kernels.chosen("cpu") == "reference"
-    assert kernels._implementation(torch.zeros(3)).__name__.endswith("reference")  # and no second warning
+    assert implementations.implementation("auto", "cpu", torch.float32).__name__.endswith(
+        "reference"
+    )  # and no second warning
     assert "triton" not in kernels.available()

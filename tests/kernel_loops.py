@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -9,7 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from brsweep.kernels import ALPHA_FLOOR, INSIDE_VALUES, NO_SUMS, fake_quantize
+from brsweep.kernels import ALPHA_FLOOR, COUNT, INSIDE_VALUES, NO_SUMS, SQUARES, SUM, fake_quantize
+
+ROUNDING = 2.0**-24
+"""Relative error of one float32 operation; BFLOAT of one rounding to bfloat16."""
+BFLOAT = 2.0**-8
 
 
 @dataclass
@@ -125,3 +130,45 @@ def random_case(seed: int, shape: tuple, bits: int, signed: bool, *, dtype=torch
         sums_alpha_grad=0.7,
         **choices,
     )
+
+
+def agree(case: Case) -> None:
+    """fast(case) is slow(case), but for the roundings that the values' own type brings."""
+    quick, plain = fast(case), slow(case)
+    one = {torch.float64: 2.0**-52, torch.float32: ROUNDING, torch.bfloat16: BFLOAT}[case.values.dtype]
+    inner = one if case.values.dtype != torch.bfloat16 else ROUNDING
+    largest = np.abs(case.values.double().numpy()).max(initial=1.0)
+    close(quick.quantized, plain.quantized, one)  # one product
+    if plain.sums is None:
+        assert quick.sums is None
+    else:
+        assert np.array_equal(quick.sums[..., COUNT, :], plain.sums[..., COUNT, :])
+        # a residual is rounded once, then up to 1,024 are added in float32: roundings grow as the root of their number,
+        # but as their number where values share a ceiling, for then they are equal and do not cancel
+        most = plain.sums[..., COUNT, :].max(initial=1.0)
+        grown = math.sqrt(most) if case.ceiling in (None, math.inf) else min(most, 1024.0)
+        close(quick.sums[..., SUM, :], plain.sums[..., SUM, :], 0, 32 * inner * largest * grown)
+        close(quick.sums[..., SQUARES, :], plain.sums[..., SQUARES, :], 32 * inner, 1e-300)
+    # gradient + linear + 2 r square: three roundings of terms that may cancel, then one to the type of the result
+    terms = np.abs(plain.grad_values) + 4 * largest * (
+        1 if case.grad_sums is None else case.grad_sums.abs().max().item()
+    )
+    close(quick.grad_values, plain.grad_values, one, 4 * inner * terms.max(initial=1.0))
+    # steps carry one rounding, which code - steps keeps whole; up to 1,024 terms are added in float32
+    steps = largest / max(ALPHA_FLOOR, case.alpha.min().item())
+    scale = abs(case.grad_scale) * steps * math.sqrt(max(1, case.values.numel()))
+    through = (
+        abs(case.sums_alpha_grad) * 0
+        if plain.sums is None
+        else np.abs(plain.sums).max(initial=0.0) * (case.qp - case.qn)
+    )
+    close(quick.grad_alpha, plain.grad_alpha, 2 * ROUNDING, 32 * inner * (scale + through))
+
+
+def close(got: np.ndarray, wanted: np.ndarray, relative: float, absolute: float = 0.0) -> None:
+    np.testing.assert_allclose(got, wanted, rtol=2 * relative, atol=absolute, equal_nan=True)
+
+
+def same_bits(one, other) -> None:
+    for a, b in zip(dataclasses.astuple(one), dataclasses.astuple(other), strict=True):
+        assert a is b is None or a.tobytes() == b.tobytes()

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kernel_loops import fast, random_case
-from test_kernels_reference import agree
+from kernel_loops import agree, fast, random_case, same_bits
 
 from brsweep import kernels
 from brsweep.errors import BrsweepError
@@ -26,7 +25,6 @@ from brsweep.kernels import (
     INSIDE_VALUES,
     NO_SUMS,
     cpu,
-    cpu_cache,
     cpu_passes,
     cpu_threads,
     fake_quantize,
@@ -43,11 +41,6 @@ def numba():
     yield
     kernels.use(before)
     torch.set_num_threads(threads)
-
-
-def same_bits(one, other) -> None:
-    for a, b in zip(dataclasses.astuple(one), dataclasses.astuple(other), strict=True):
-        assert a is b is None or a.tobytes() == b.tobytes()
 
 
 def by_reference(case):
@@ -245,22 +238,6 @@ def test_who_gets_the_compiled_passes():
         assert (found.implementation is cpu) == (room is cpu)
 
 
-def test_without_numba_the_reference_serves(monkeypatch):
-    monkeypatch.setitem(sys.modules, "brsweep.kernels.cpu", None)
-    monkeypatch.delattr(kernels, "cpu")
-    kernels.use("auto")
-    kernels._forget()
-    try:
-        with pytest.warns(RuntimeWarning, match="the slower reference is used"):
-            assert kernels.chosen("cpu") == "reference"
-        assert kernels.available() == ("auto", "reference")
-        assert fake_quantize(torch.tensor([0.7]), torch.ones(()), 0, 3, grad_scale=1.0)[0].item() == 1.0
-        with pytest.raises(BrsweepError, match=r"kernels=numba: not available here \(.*\); choose one of"):
-            kernels.use("numba")
-    finally:
-        kernels._forget()
-
-
 SCRIPT = """
 import torch
 from brsweep.kernels import fake_quantize, use
@@ -340,13 +317,13 @@ def test_each_source_has_its_own_entries_in_the_cache(monkeypatch, tmp_path):
     """numba looks at the file that it compiles, not at those that this file calls."""
     for source in Path(kernels.__file__).parent.glob("cpu*.py"):
         shutil.copy(source, tmp_path)
-    before = cpu_cache._digest()
+    before = cpu_passes._digest()
     assert before in cpu_passes.quantize("float32").py_func.__qualname__
-    monkeypatch.setattr(cpu_cache, "__file__", str(tmp_path / "cpu_cache.py"))
-    assert cpu_cache._digest.__wrapped__() == before
-    with (tmp_path / "cpu_blocks.py").open("a") as changed:
+    monkeypatch.setattr(cpu_passes, "__file__", str(tmp_path / "cpu_passes.py"))
+    assert cpu_passes._digest.__wrapped__() == before
+    with (tmp_path / "cpu_loops.py").open("a") as changed:
         changed.write("\n")
-    assert cpu_cache._digest.__wrapped__() != before == cpu_cache._digest()
+    assert cpu_passes._digest.__wrapped__() != before == cpu_passes._digest()
 
 
 def test_warnings_are_not_raised_by_a_plain_call():

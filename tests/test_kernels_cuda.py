@@ -15,7 +15,8 @@ from kernel_loops import random_case
 
 from brsweep import kernels
 from brsweep.errors import BrsweepError
-from brsweep.kernels import ALL_VALUES, COUNT, Options, reference
+from brsweep.kernels import ALL_VALUES, COUNT, reference
+from brsweep.kernels.op import OpOptions
 
 HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -52,7 +53,7 @@ def test_on_the_device(bits, per_channel):
     from brsweep.kernels import cuda
 
     case = random_case(bits, (64, 3000), bits, True, sums=ALL_VALUES, per_channel=per_channel)
-    options = Options(case.qn, case.qp, 1.0, 0, ALL_VALUES, 0.0)
+    options = OpOptions(case.qn, case.qp, 1.0, 0, ALL_VALUES, 0.0)
     values, alpha, grad, grad_sums = (t.cuda() for t in (case.values, case.alpha, case.grad_quantized, case.grad_sums))
     given = (values, alpha, options, grad, grad_sums, True)
     quick, again = [(*cuda.forward(*given[:3]), *cuda.backward(*given)) for _ in range(2)]

@@ -149,13 +149,13 @@ def test_a_whole_step_on_a_device_never_waits_for_it():
 def test_the_registered_operator(sums):
     """torch's own check: schema, shapes without values, autograd, and tracing with sizes left open."""
     for choice, shape, axis, channels in (("numba", (3, 40), 0, ()), ("reference", (3, 4, 5), 1, (4,))):
-        kernels.use(choice)
         from brsweep.kernels import compiled
 
         values = torch.randn(shape, requires_grad=True)
         alpha = (torch.rand(channels) + 0.3).requires_grad_()
         for ceiling in (None, 0.9):
-            torch.library.opcheck(compiled.fake_quantize, (values, alpha, -2, 1, 0.3, axis, sums, 0.7, ceiling))
+            given = (values, alpha, -2, 1, 0.3, axis, sums, 0.7, ceiling, choice)
+            torch.library.opcheck(compiled.operator, given)
 
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants g++")

@@ -22,8 +22,8 @@ A ReLU before the quantizer is part of the pass where `ceiling` asks for it: v =
 is cut off gets no gradient. An operator of its own would read and write every activation once more each way.
 
 Implementations share two functions, `forward(values, alpha, options)` and `backward(values, alpha, options,
-grad_quantized, grad_sums, wants_alpha)`, a file each; `function.py` puts autograd around them. `use` chooses one for
-the process:
+grad_quantized, grad_sums, wants_alpha)`; `op.py` puts autograd around them, `compiled.py` torch.compile's operator.
+`use` chooses one for the process:
 
     reference    torch's eager operators, on any device and in float64; the others are held against it
     numba        one compiled pass each way, on CPUs (`cpu.py`)
@@ -32,128 +32,55 @@ the process:
 
 from __future__ import annotations
 
-import functools
-import math
-import warnings
-from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+import torch
+from torch import Tensor
 
-from brsweep.errors import BrsweepError
+from brsweep.kernels import implementations
+from brsweep.kernels.op import (
+    ALL_VALUES,
+    ALPHA_FLOOR,
+    COUNT,
+    INSIDE_VALUES,
+    NO_SUMS,
+    SQUARES,
+    SUM,
+    OpOptions,
+    apply,
+)
 
-if TYPE_CHECKING:
-    from types import ModuleType
+__all__ = [
+    "ALL_VALUES", "ALPHA_FLOOR", "COUNT", "INSIDE_VALUES", "NO_SUMS", "SQUARES", "SUM",
+    "available", "chosen", "fake_quantize", "use",
+]  # fmt: skip
 
-    import torch
-    from torch import Tensor
-
-ALPHA_FLOOR = 2.0**-20
-"""The smallest step size in use, about 1e-6: max(alpha, floor) is what quantizes, with the gradient passed through.
-A power of two, so that the floor's own levels are exact. LSQ is silent on step sizes that a large gradient pushes
-below zero; with the floor no training loop can reach one, and the gradient still leads back up."""
-
-NO_SUMS = "none"
-ALL_VALUES = "all"
-INSIDE_VALUES = "inside"
-
-COUNT, SUM, SQUARES = 0, 1, 2
-"""Rows of the sums: n, sum of r, sum of r^2."""
-
-_MODULES = {"reference": "reference", "numba": "cpu", "triton": "cuda"}
-_FASTEST = {"cpu": "numba", "cuda": "triton"}
 _choice = "auto"
-
-
-class Options(NamedTuple):
-    """What the op is asked for beside its tensors; `fake_quantize` says what each means."""
-
-    qn: int
-    qp: int
-    grad_scale: float
-    axis: int
-    sums: str
-    sums_alpha_grad: float
-    ceiling: float | None = None
-
-    @property
-    def bins(self) -> int:
-        return self.qp - self.qn + 1
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """What values are cut to. NaN where they are not: every comparison with it is false."""
-        floor = math.nan if self.ceiling is None else 0.0
-        return floor, math.nan if self.ceiling in (None, math.inf) else self.ceiling
 
 
 def available() -> tuple[str, ...]:
     """Names that `use` takes on this machine."""
-    return ("auto", *(name for name in _MODULES if _fault(name) is None))
+    return implementations.available()
 
 
-def use(name: str) -> None:
+def use(name: str, device_type: str | None = None) -> None:
     """Choose the implementation for this process: `auto` (the fastest that fits each tensor) or one by name.
 
     `numba` takes float32 and bfloat16 tensors on a CPU, `triton` those and float16 on a CUDA device; they refuse
     others, which `auto` gives to the reference.
+
+    device_type: where a run will train ("cpu", "cuda"): the choice has to work there, for results that depend on it.
+        `auto` then never stands for the reference because the device's own implementation cannot be had; without a
+        device type it warns and falls back, tensor by tensor.
+
+    Raises `BrsweepError`, and leaves the choice as it was, where the name is unknown or cannot be had.
     """
     global _choice
-    if name not in ("auto", "reference") and name not in available():
-        fault = f" ({_fault(name)})" if name in _MODULES else ""
-        raise BrsweepError(f"kernels={name}: not available here{fault}; choose one of {', '.join(available())}")
+    implementations.check(name, device_type)
     _choice = name
 
 
 def chosen(device_type: str) -> str:
     """The implementation that float32 tensors on `device_type` get: for logs and result files."""
-    if _choice != "auto":
-        return _choice
-    name = _FASTEST.get(device_type, "reference")
-    return name if _fault(name) is None else "reference"
-
-
-@functools.cache
-def _fault(name: str) -> str | None:
-    """Why an implementation cannot be had, or None: found out once, by trying it.
-
-    A warning says so where the machine is one that it is made for.
-    """
-    try:
-        fault = import_module(f"brsweep.kernels.{_MODULES[name]}").fault()
-    except Exception as error:  # not installed, no compiler for this processor, versions that do not fit
-        fault = f"{type(error).__name__}: {error}".splitlines()[0]
-        if name == "numba" or _has_cuda():
-            message = f"{name} does not work here, the slower reference is used: {fault}"
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
-    return fault
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _implementation(values: Tensor) -> ModuleType:
-    return _fitting(_choice, values.device.type, values.dtype)
-
-
-@functools.cache
-def _fitting(choice: str, device_type: str, dtype: torch.dtype) -> ModuleType:
-    name = choice if choice != "auto" else _FASTEST.get(device_type, "reference")
-    if name == "reference" or _fault(name) is not None:
-        return import_module("brsweep.kernels.reference")
-    module = import_module(f"brsweep.kernels.{_MODULES[name]}")
-    if module.takes(device_type, dtype):
-        return module
-    if choice != "auto":
-        raise BrsweepError(f"kernels={name}: takes no {dtype} on {device_type}; set kernels=auto")
-    return import_module("brsweep.kernels.reference")
-
-
-def _forget() -> None:
-    """Find out anew what works here."""
-    _fault.cache_clear()
-    _fitting.cache_clear()
+    return implementations.fastest(device_type) if _choice == "auto" else _choice
 
 
 def fake_quantize(
@@ -181,8 +108,13 @@ def fake_quantize(
     Returns the fake-quantized values and the sums, float64, shape [3, bins] or [channels, 3, bins], rows COUNT, SUM
     and SQUARES, or None. NaN in a value gives NaN in the output and in the sums of the lowest bin; it never raises.
     """
-    from brsweep.kernels import function
+    if torch.compiler.is_compiling():
+        from brsweep.kernels import compiled
 
-    options = Options(qn, qp, grad_scale, axis, sums, sums_alpha_grad, ceiling)
-    quantized, bin_sums = function.apply(values, alpha, options)
+        choices = qn, qp, grad_scale, axis, sums, sums_alpha_grad, ceiling, _choice
+        quantized, bin_sums = compiled.operator(values, alpha, *choices)
+    else:
+        options = OpOptions(qn, qp, grad_scale, axis, sums, sums_alpha_grad, ceiling)
+        found = implementations.implementation(_choice, values.device.type, values.dtype)
+        quantized, bin_sums = apply(values, alpha, options, found)
     return quantized, None if sums == NO_SUMS else bin_sums

@@ -89,10 +89,10 @@ def _openmp() -> ctypes.CDLL | None:
     return library
 
 
-def _forget() -> None:
+def _leave_team() -> None:
     """A forked child inherits the pool, but none of its threads, and OpenMP's team likewise."""
     global _forked, _pool
     _forked, _pool = True, None
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_leave_team)

@@ -12,16 +12,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from brsweep.kernels import ALPHA_FLOOR, INSIDE_VALUES, NO_SUMS, Options
-from brsweep.kernels.storage import flat, laid_out, laid_out_like
+from brsweep.kernels.op import INSIDE_VALUES, NO_SUMS, OpOptions, step_size
+from brsweep.kernels.storage import as_row, laid_out, laid_out_like
 
 PIECE = 2**18
 """Values worked off at a time: 1 MiB in float32 for each tensor that is made of them."""
 
-PARTS = 16
+ROW_PARTS = 16
 """A row that is the whole tensor is summed in this many parts, which threads share."""
 
-COPIES = 8
+BIN_COPIES = 8
 """Neighbouring values are summed into different copies of a bin: they often share it, and each addition would
 otherwise wait for the one before it to be stored."""
 
@@ -30,21 +30,25 @@ def fault() -> None:
     return None
 
 
-def forward(values: Tensor, alpha: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+def takes(device_type: str, dtype: torch.dtype) -> bool:
+    return True
+
+
+def forward(values: Tensor, alpha: Tensor, options: OpOptions) -> tuple[Tensor, Tensor]:
     """Fake-quantized values, and the sums, float64 [3, bins] or [channels, 3, bins]; empty for NO_SUMS."""
     values, quantized = laid_out(values, alpha, options.axis)
-    step = _step(alpha, values)
+    alphas = _alpha_column(alpha, values)
     with_sums = options.sums != NO_SUMS
-    sums = torch.zeros((3, len(step), options.bins) if with_sums else 0, dtype=torch.float64, device=values.device)
-    for piece, out in _pieces(len(step), values, quantized):
-        wide, steps, clamped, code = _quantize(piece, step, options)
-        torch.mul(code, step, out=out)
+    sums = torch.zeros((3, len(alphas), options.bins) if with_sums else 0, dtype=torch.float64, device=values.device)
+    for piece, out in _pieces(len(alphas), values, quantized):
+        wide, scaled, clamped, code = _scale_and_round(piece, alphas, options)
+        torch.mul(code, alphas, out=out)
         if with_sums:
-            residual = wide.addcmul(code, step, value=-1)
+            residual = wide.addcmul(code, alphas, value=-1)
             index = code.sub_(options.qn)
             if options.sums == INSIDE_VALUES:  # left-out values go to a bin of their own, which is dropped
-                index.add_(steps.sub_(clamped).sign_().abs_(), alpha=options.bins)
-            _add_to_bins(sums, _whole(index, options.bins, torch.int64), residual.double())
+                index.add_(scaled.sub_(clamped).sign_().abs_(), alpha=options.bins)
+            _add_to_bins(sums, _bin_index(index, options.bins, torch.int64), residual.double())
     if with_sums:
         sums = sums.transpose(0, 1) if alpha.dim() else sums[:, 0]
     return quantized, sums.contiguous()
@@ -53,7 +57,7 @@ def forward(values: Tensor, alpha: Tensor, options: Options) -> tuple[Tensor, Te
 def backward(
     values: Tensor,
     alpha: Tensor,
-    options: Options,
+    options: OpOptions,
     grad_quantized: Tensor | None,
     grad_sums: Tensor | None,
     wants_alpha: bool,
@@ -63,21 +67,21 @@ def backward(
     One of the two gradients that come in may be None.
     """
     values, grad_values = laid_out(values, alpha, options.axis)
-    step = _step(alpha, values)
-    slope = torch.zeros(len(step), dtype=torch.float64, device=values.device) if wants_alpha else None
+    alphas = _alpha_column(alpha, values)
+    slope = torch.zeros(len(alphas), dtype=torch.float64, device=values.device) if wants_alpha else None
     upstream = laid_out_like(values, grad_quantized)
-    for piece, out, grad in _pieces(len(step), values, grad_values, upstream):
-        wide, steps, clamped, code = _quantize(piece, step, options)
-        negative, grad = -steps, _wide(grad)
-        passed = _between(grad, steps, negative, options.qn, options.qp)
+    for piece, out, grad in _pieces(len(alphas), values, grad_values, upstream):
+        wide, scaled, clamped, code = _scale_and_round(piece, alphas, options)
+        negative, grad = -scaled, _wide(grad)
+        passed = _between(grad, scaled, negative, options.qn, options.qp)
         if wants_alpha:  # passed is 0 where a value is saturated, so that its code is left
             slope += (code * grad).addcmul_(passed, clamped, value=-1).sum(1)
         if grad_sums is not None:
-            residual = wide.addcmul(code, step, value=-1)
-            index = _whole(code.sub_(options.qn), options.bins - 1, torch.int32)
+            residual = wide.addcmul(code, alphas, value=-1)
+            index = _bin_index(code.sub_(options.qn), options.bins - 1, torch.int32)
             pull = _pull(index, residual, grad_sums)
             if options.sums == INSIDE_VALUES:
-                pull = _between(pull, steps, negative, *_beyond(options, steps.dtype))
+                pull = _between(pull, scaled, negative, *_beyond(options, scaled.dtype))
             passed += pull
         if options.ceiling is not None:
             passed = _between(passed, wide, None, 0.0, math.inf)
@@ -87,33 +91,28 @@ def backward(
     return grad_values, None if slope is None else slope.view(alpha.shape)
 
 
-def step_size(alpha: Tensor, dtype: torch.dtype) -> Tensor:
-    """What quantizes in `dtype`; NaN stays NaN."""
-    return alpha.clamp(min=ALPHA_FLOOR).to(dtype)
-
-
-def _step(alpha: Tensor, values: Tensor) -> Tensor:
+def _alpha_column(alpha: Tensor, values: Tensor) -> Tensor:
     """A column of step sizes."""
     return step_size(alpha, torch.promote_types(values.dtype, torch.float32)).view(-1, 1)
 
 
 def _pieces(rows: int, *tensors: Tensor) -> Iterator[list[Tensor]]:
     """The same columns of every tensor, some at a time."""
-    tensors = [flat(tensor).view(rows, tensor.numel() // max(1, rows)) for tensor in tensors]
+    tensors = [as_row(tensor).view(rows, tensor.numel() // max(1, rows)) for tensor in tensors]
     columns = tensors[0].shape[1]
     width = max(1, PIECE // max(1, rows) if tensors[0].device.type == "cpu" else columns)
     for start in range(0, columns, width):
         yield [tensor[:, start : start + width] for tensor in tensors]
 
 
-def _quantize(piece: Tensor, step: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The values in the type that is computed in, cut by the ReLU; these in steps; clamped to the grid; the codes."""
+def _scale_and_round(piece: Tensor, alphas: Tensor, options: OpOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The values in the type that is computed in, cut by the ReLU; over alpha; clamped to the grid; the codes."""
     wide = _wide(piece)
     if options.ceiling is not None:
         wide = wide.clamp(0, options.ceiling)
-    steps = wide / step
-    clamped = steps.clamp(options.qn, options.qp)
-    return wide, steps, clamped, clamped.round()
+    scaled = wide / alphas
+    clamped = scaled.clamp(options.qn, options.qp)
+    return wide, scaled, clamped, clamped.round()
 
 
 def _pull(index: Tensor, residual: Tensor, grad_sums: Tensor) -> Tensor:
@@ -129,7 +128,7 @@ def _pull(index: Tensor, residual: Tensor, grad_sums: Tensor) -> Tensor:
     return pull
 
 
-def _beyond(options: Options, dtype: torch.dtype) -> list[float]:
+def _beyond(options: OpOptions, dtype: torch.dtype) -> list[float]:
     """The neighbours of the grid's ends, for `_between`: the ends themselves are inside for the sums."""
     ends, outwards = torch.tensor([options.qn, options.qp], dtype=dtype), torch.tensor([-math.inf, math.inf])
     return torch.nextafter(ends, outwards.to(dtype)).tolist()
@@ -148,7 +147,7 @@ def _wide(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
-def _whole(index: Tensor, last: int, dtype: torch.dtype) -> Tensor:
+def _bin_index(index: Tensor, last: int, dtype: torch.dtype) -> Tensor:
     """To an integer 0..last. A NaN has no integer value, so it is sent to the lowest bin."""
     return index.to(dtype).clamp_(0, last)
 
@@ -156,8 +155,8 @@ def _whole(index: Tensor, last: int, dtype: torch.dtype) -> Tensor:
 def _add_to_bins(sums: Tensor, index: Tensor, residual: Tensor) -> None:
     """sums[:, row, index] += (1, r, r^2); an index of as many as there are bins is left out. Changes the other two."""
     _, rows, bins = sums.shape
-    parts = PARTS if rows == 1 and index.numel() % PARTS == 0 else rows
-    copies = COPIES if index.numel() // parts % COPIES == 0 else 1
+    parts = ROW_PARTS if rows == 1 and index.numel() % ROW_PARTS == 0 else rows
+    copies = BIN_COPIES if index.numel() // parts % BIN_COPIES == 0 else 1
     offsets = torch.arange(copies, device=index.device) * (bins + 1)
     index = index.view(parts, -1, copies).add_(offsets).view(parts, -1)
     residual = residual.view(parts, -1)

@@ -23,6 +23,6 @@ def laid_out_like(values: Tensor, grad: Tensor | None) -> Tensor:
     return grad if grad.stride() == values.stride() else torch.empty_like(values).copy_(grad)
 
 
-def flat(tensor: Tensor) -> Tensor:
-    """A tensor without gaps, as one row in the order of its storage."""
+def as_row(tensor: Tensor) -> Tensor:
+    """A tensor without gaps as one row in the order of its storage."""
     return tensor.as_strided((tensor.numel(),), (1,))

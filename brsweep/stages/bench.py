@@ -45,7 +45,7 @@ class Bench:
             torch.set_num_threads(config["threads"])
         torch.use_deterministic_algorithms(config["deterministic"])
         torch.backends.cudnn.benchmark = not config["deterministic"]
-        kernels.use(config["kernels"])
+        kernels.use(config["kernels"], device.type)
         if config["compile"]:
             torch.compiler.reset()  # what earlier runs of this process compiled counts against a limit
         options = {key: config["data"][key] for key in TABLE_OPTIONS}

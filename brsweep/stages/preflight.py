@@ -79,7 +79,7 @@ def _check_device(config: Mapping[str, Any]) -> None:
     found = find_device(config["device"])
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise BrsweepError(f"device={config['device']}: this machine has {torch.cuda.device_count()} CUDA devices")
-    kernels.use(config["kernels"])
+    kernels.use(config["kernels"], found.type)
     if config["compile"] and found.type == "cpu":
         compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
         if shutil.which(compiler) is None:
