@@ -25,7 +25,7 @@ from hydra.core.global_hydra import GlobalHydra
 from brsweep.config.compose import CONF_DIR, checked, register
 from brsweep.config.grid import Composer
 from brsweep.runs.run import Run
-from brsweep.sweep.process import LOG, Worker
+from brsweep.sweep.local import WORKER_LOG, Worker
 from brsweep.sweep.tree import grow
 
 SMALL = ("model=tiny", "data=synthetic", "logger=none", "threads=1", "device=cpu")
@@ -97,7 +97,7 @@ def overhead(count: int = 8) -> float:
         for task in tasks:
             worker = Worker.start(task, None, 0)
             if worker.process.wait():
-                raise SystemExit((task.folder.path / LOG).read_text())
+                raise SystemExit((task.folder.path / WORKER_LOG).read_text())
             worker.process.stdin.close()
         return (sweep - (time.perf_counter() - began)) / count
 

@@ -1,4 +1,4 @@
-"""A worker without torch: does what its task's configuration says under `act`, in the place of brsweep.sweep.worker.
+"""A worker without torch: does what its task's configuration says under `act`, in the place of brsweep.sweep.local.
 
 A dict of actions by try (the last one goes on): "finish", "exit N", "signal N", "raise", "sleep".
 """
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from brsweep.runs.folder import RunFolder
 from brsweep.stages.store import Store
-from brsweep.sweep.worker import _first_line, _follow_launcher
+from brsweep.sweep.local import first_line, follow_launcher
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it
-    task = json.loads(_first_line(0))
-    threading.Thread(target=_follow_launcher, daemon=True).start()
+    task = json.loads(first_line(0))
+    threading.Thread(target=follow_launcher, daemon=True).start()
     config, upto = task["config"], task["upto"]
     folder = Path(config["output_dir"]) / config["sweep_name"] / config["fake_name"]
     if upto is not None:
@@ -34,6 +34,9 @@ def main() -> None:
     count = int(tries.read_text()) if tries.exists() else 0
     tries.write_text(str(count + 1))
     act, _, number = acts[min(count, len(acts) - 1)].partition(" ")
+    if act == "finish,":
+        RunFolder(folder).write_result({"status": "finished", "test_accuracy": 0.5, "val_accuracy": 1})
+        act, _, number = number.partition(" ")
     if act == "sleep":
         time.sleep(60)
     elif act == "signal":

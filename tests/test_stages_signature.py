@@ -220,7 +220,7 @@ QAT = {WARMUP, BR}
         ("models/vgg.py", "import", "import math\nimport", NONE),
         ("data/synthetic.py", "DARKEST, BRIGHTEST = 64", "DARKEST, BRIGHTEST = 65", ALL),
         ("data/digits.py", "import numpy", "import math, numpy", NONE),
-        ("kernels/__init__.py", "2.0**-20", "2.0**-21", QAT),
+        ("kernels/op.py", "2.0**-20", "2.0**-21", QAT),
         ("kernels/cpu_blocks.py", "import numpy", "import math, numpy", QAT),
         ("quant/calibration.py", "import torch", "import math, torch", QAT),
         ("quant/sites.py", "ALL_VALUES", "ALL_VALUES, COUNT", QAT),

@@ -12,13 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from brsweep.errors import BrsweepError
 from brsweep.stages.plan import Stage
 from brsweep.stages.store import os_lock
-from brsweep.sweep import pool, process
-from brsweep.sweep.local import slots, threads_for
-from brsweep.sweep.pool import LocalPool, Options
-from brsweep.sweep.screen import Lines
+from brsweep.sweep import local
+from brsweep.sweep.local import LocalEngine, slots, threads_for
 from brsweep.sweep.tree import Task
 
 FAKE = Path(__file__).with_name("fake_worker.py")
@@ -26,7 +23,7 @@ FAKE = Path(__file__).with_name("fake_worker.py")
 
 @pytest.fixture(autouse=True)
 def fake_workers(monkeypatch):
-    monkeypatch.setattr(process, "PROGRAM", (sys.executable, str(FAKE)))
+    monkeypatch.setattr(local, "PROGRAM", (sys.executable, str(FAKE)))
     monkeypatch.setenv("PYTHONPATH", str(FAKE.parents[1]))
 
 
@@ -44,7 +41,7 @@ def task(folder: Path, name: str, parent: str | None = None, run=("finish",), sh
 
 
 def do(tasks: list[Task], **options) -> dict[str, tuple[str, str | None]]:
-    outcomes = LocalPool(tasks, Options(**options), Lines({})).run()
+    outcomes = LocalEngine(**options).run(tasks)
     assert [outcome.task for outcome in outcomes] == tasks
     return {outcome.task.name: (outcome.status, outcome.cause) for outcome in outcomes}
 
@@ -82,6 +79,13 @@ def test_a_failing_run_ends_alone_and_leaves_its_cause(tmp_path, act, cause):
     assert do(tasks[:1])["a"][0] == "failed", "the same again: it is tried again"
 
 
+@pytest.mark.parametrize("end", ["exit 3", "signal 9"])
+def test_a_worker_that_ends_badly_after_its_result_has_finished(tmp_path, end):
+    tasks = [task(tmp_path, "a", run=(f"finish, {end}",))]
+    assert do(tasks) == {"a": ("finished", None)}
+    assert not (tasks[0].folder.path / "failure.json").exists()
+
+
 def test_what_waits_for_a_failed_stage_is_cancelled_and_the_rest_goes_on(tmp_path):
     tasks = [
         task(tmp_path, "f", shared=("finish",)), task(tmp_path, "w", "f", shared=("signal 9",)),
@@ -110,8 +114,8 @@ def test_fail_fast_ends_the_others_and_starts_no_more(tmp_path):
 
 
 def test_a_run_over_its_time_is_ended_and_says_so(tmp_path):
-    done = do([task(tmp_path, "a", run=("sleep",)), task(tmp_path, "b")], time_limit_s=0.6)
-    assert done["a"] == ("failed", "over the time limit of 0.01 minutes; its last checkpoint is kept")
+    done = do([task(tmp_path, "a", run=("sleep",)), task(tmp_path, "b")], time_limit_s=3)
+    assert done["a"] == ("failed", "over the time limit of 0.05 minutes; its last checkpoint is kept")
     assert done["b"][0] == "finished"
 
 
@@ -145,7 +149,7 @@ def test_what_another_launcher_trains_is_left_to_it(tmp_path):
 
 def test_an_interrupt_ends_the_workers_and_is_passed_on(tmp_path, monkeypatch):
     tasks = [task(tmp_path, "a", run=("sleep",))]
-    workers = LocalPool(tasks, Options(), Lines({}))
+    workers = LocalEngine()
 
     def interrupt(running, left):
         if (tmp_path / "s" / "order.txt").exists():
@@ -153,7 +157,7 @@ def test_an_interrupt_ends_the_workers_and_is_passed_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(workers.screen, "look", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        workers.run()
+        workers.run(tasks)
     assert workers.running[0].process.returncode is not None
 
 
@@ -165,10 +169,10 @@ def test_a_clock_that_jumps_ends_nothing(tmp_path, monkeypatch):
 def test_a_worker_dies_with_its_launcher(tmp_path):
     """The launcher is killed; the worker, asleep for a minute, is gone at once."""
     program = (
-        "import sys; from pathlib import Path; from brsweep.sweep import process\n"
-        f"process.PROGRAM = (sys.executable, {str(FAKE)!r})\n"
+        "import sys; from pathlib import Path; from brsweep.sweep import local\n"
+        f"local.PROGRAM = (sys.executable, {str(FAKE)!r})\n"
         f"sys.path.insert(0, {str(FAKE.parent)!r})\n"
-        "from test_sweep_pool import task; from brsweep.sweep.process import Worker\n"
+        "from test_sweep_pool import task; from brsweep.sweep.local import Worker\n"
         f"worker = Worker.start(task(Path({str(tmp_path)!r}), 'a', run=('sleep',)), None, 0)\n"
         "print(worker.process.pid, flush=True)\n"
         "import time; time.sleep(60)\n"
@@ -194,8 +198,6 @@ def test_a_worker_dies_with_its_launcher(tmp_path):
 def test_slots_and_threads():
     assert slots(None, None, 1) == [None] and slots(3, None, 1) == [None] * 3
     assert slots(None, [0, 1], 2) == ["0", "1", "0", "1"] and slots(3, [0, 1], 2) == ["0", "1", "0"]
-    with pytest.raises(BrsweepError, match="n_jobs"):
-        slots(0, None, 1)
     cores = len(os.sched_getaffinity(0))
     assert threads_for(1, [{"threads": 0}]) == 0
     assert threads_for(2, [{"threads": 0}]) == max(1, cores // 2)
@@ -204,8 +206,9 @@ def test_slots_and_threads():
 
 def test_the_polling_asks_no_lock_while_every_slot_is_taken(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(pool, "is_elsewhere", lambda task: asked.append(task.name) or False)
-    workers = LocalPool([task(tmp_path, "a", run=("sleep",)), task(tmp_path, "b")], Options(), Lines({}))
+    monkeypatch.setattr(local, "is_elsewhere", lambda task: asked.append(task.name) or False)
+    workers = LocalEngine()
+    workers.tasks = [task(tmp_path, "a", run=("sleep",)), task(tmp_path, "b")]
     for _ in range(3):
         workers._start_ready()
     assert asked == ["a"]

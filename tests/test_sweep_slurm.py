@@ -13,11 +13,10 @@ from fake_slurm import FakeSlurm
 from brsweep.errors import BrsweepError
 from brsweep.stages.preflight import check_parts
 from brsweep.sweep.plan import SweepPlan
-from brsweep.sweep.slurm import queue
-from brsweep.sweep.slurm.arrays import Array, arrays
-from brsweep.sweep.slurm.request import Request
-from brsweep.sweep.slurm.submit import check_installed, read_jobs, split, submit
-from brsweep.sweep.slurm.watch import Watch
+from brsweep.sweep.slurm import cluster
+from brsweep.sweep.slurm.cluster import Request
+from brsweep.sweep.slurm.engine import SlurmEngine
+from brsweep.sweep.slurm.jobs import check_installed, job_arrays, read_jobs, split, submit
 from brsweep.sweep.tree import Task
 
 PLAIN = Request(
@@ -57,7 +56,7 @@ def finish(task: Task) -> None:
     task.folder.write_result({"status": "finished", "val_accuracy": 0.5, "test_accuracy": 0.5})
 
 
-def said(array: Array) -> tuple:
+def said(array: JobArray) -> tuple:
     return array.parent, *(task.name for task in array.tasks)
 
 
@@ -65,7 +64,7 @@ def said(array: Array) -> tuple:
 
 
 def test_tasks_with_one_parent_are_one_array():
-    assert [said(array) for array in arrays(tree(), 100)] == [
+    assert [said(array) for array in job_arrays(tree(), 100)] == [
         (None, "stages/float-f", "alone"),
         ("stages/float-f", "stages/warmup-l", "stages/warmup-r"),
         ("stages/warmup-l", "l0", "l1", "l2"),
@@ -74,14 +73,14 @@ def test_tasks_with_one_parent_are_one_array():
 
 
 def test_arrays_are_cut_to_the_limit_parents_first():
-    assert [said(array) for array in arrays(tree(), 2)] == [
+    assert [said(array) for array in job_arrays(tree(), 2)] == [
         (None, "stages/float-f", "alone"),
         ("stages/float-f", "stages/warmup-l", "stages/warmup-r"),
         ("stages/warmup-l", "l0", "l1"),
         ("stages/warmup-l", "l2"),
         ("stages/warmup-r", "r0", "r1"),
     ]
-    assert [len(array.tasks) for array in arrays(tree(), 1)] == [1] * 9
+    assert [len(array.tasks) for array in job_arrays(tree(), 1)] == [1] * 9
 
 
 # --- what sbatch is told ---------------------------------------------------------------------------------------------
@@ -141,13 +140,13 @@ STEM, CHILD = "stages/float-f", "run"
     ],
 )
 def test_what_is_queued_is_not_submitted_again(known, done, queued, needed):
-    jobs = {job_id: queue.Job(state, "None", "brsweep-s") for job_id, state in known.items()}
+    jobs = {job_id: cluster.JobState(state, "None", "brsweep-s") for job_id, state in known.items()}
     found = split([task(STEM), task(CHILD, STEM)], {STEM: "1", CHILD: "2"}, jobs, lambda t: t.name in done)
     assert [[t.name for t in tasks] for tasks in found] == [queued, needed]
 
 
 def test_a_job_whose_dependency_can_never_be_met_counts_as_gone():
-    jobs = {"2": queue.Job("PENDING", "DependencyNeverSatisfied", "brsweep-s")}
+    jobs = {"2": cluster.JobState("PENDING", "DependencyNeverSatisfied", "brsweep-s")}
     assert [t.name for t in split([task(CHILD)], {CHILD: "2"}, jobs, lambda t: False)[1]] == [CHILD]
 
 
@@ -197,6 +196,9 @@ class Screen:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
+    def say(self, line):
+        self.lines.append(line)
+
     def started(self, task, device):
         self.lines.append(f"started {task.name}")
 
@@ -212,7 +214,7 @@ def watch(tasks: list[Task], root: Path, *tables: object) -> list[str]:
     A callable among them acts as the world between two looks, and the table before it is seen again."""
     screen, left, seen = Screen(), list(tables), {}
 
-    def look(sweep: Path) -> dict[str, queue.Job]:
+    def look(sweep: Path) -> dict[str, cluster.JobState]:
         nonlocal seen
         step = left.pop(0) if left else seen
         if isinstance(step, BrsweepError):
@@ -221,10 +223,14 @@ def watch(tasks: list[Task], root: Path, *tables: object) -> list[str]:
             step()
         else:
             seen = step
-        return {f"job-{name}": queue.Job(state, "None", "brsweep-s") for name, state in seen.items()}
+        return {f"job-{name}": cluster.JobState(state, "None", "brsweep-s") for name, state in seen.items()}
 
     jobs = {task.name: f"job-{task.name}" for task in tasks}
-    Watch(root / "s", tasks, jobs, screen, screen.lines.append, 0.0, look).run()
+    engine = SlurmEngine(PLAIN, None, poll_s=0.0, wait=True)
+    engine.screen = screen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("brsweep.sweep.slurm.engine.own_jobs", look)
+        engine.follow(root / "s", tasks, jobs)
     return screen.lines
 
 
@@ -293,21 +299,21 @@ def test_it_waits_while_slurm_does_not_answer(slurm, tmp_path):
 
 def test_the_queue_as_squeue_prints_it(slurm):
     (slurm.folder / "queue").write_text("12_0|PENDING|Dependency|a|b\n13|RUNNING|None|c\n")
-    assert queue.squeue() == {"12_0": ("PENDING", "Dependency", "a|b"), "13": ("RUNNING", "None", "c")}
+    assert cluster.squeue() == {"12_0": ("PENDING", "Dependency", "a|b"), "13": ("RUNNING", "None", "c")}
 
 
 # --- on the node -----------------------------------------------------------------------------------------------------
 
 
 def test_a_job_notes_its_node_and_no_secret(tmp_path, monkeypatch):
-    from brsweep.sweep.slurm import job
+    from brsweep.sweep.slurm import jobs
 
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_JWT", "secret-1")
     monkeypatch.setenv("WANDB_API_KEY", "secret-2")
     done = []
-    monkeypatch.setattr(job, "work", done.append)
-    job.Job({"config": {}, "upto": None}, tmp_path)()
+    monkeypatch.setattr(jobs, "work", done.append)
+    jobs.TaskCall({"config": {}, "upto": None}, tmp_path)()
     text = (tmp_path / "environment.json").read_text()
     noted = json.loads(text)
     assert noted["variables"]["SLURM_JOB_ID"] == "7" and "secret" not in text
@@ -317,7 +323,7 @@ def test_a_job_notes_its_node_and_no_secret(tmp_path, monkeypatch):
 
 def test_a_job_that_fails_before_it_trains_leaves_its_cause(tmp_path, monkeypatch):
     from brsweep.runs.folder import RunFolder
-    from brsweep.sweep.slurm import job
+    from brsweep.sweep.slurm import jobs
 
     def refuse(task):
         raise BrsweepError("device=cuda: torch finds no CUDA device on this machine; take device=cpu or auto")
@@ -326,9 +332,9 @@ def test_a_job_that_fails_before_it_trains_leaves_its_cause(tmp_path, monkeypatc
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     monkeypatch.setenv("SUBMITIT_FOLDER", str(tmp_path / "slurm"))
-    monkeypatch.setattr(job, "work", refuse)
+    monkeypatch.setattr(jobs, "work", refuse)
     with pytest.raises(BrsweepError):
-        job.Job({}, tmp_path / "run")()
+        jobs.TaskCall({}, tmp_path / "run")()
     assert RunFolder(tmp_path / "run").failure() == {
         "cause": "device=cuda: torch finds no CUDA device on this machine; take device=cpu or auto",
         "log": "../slurm/7_0_log.out",
@@ -336,9 +342,9 @@ def test_a_job_that_fails_before_it_trains_leaves_its_cause(tmp_path, monkeypatc
 
 
 def test_a_requeued_job_does_the_same_task():
-    from brsweep.sweep.slurm.job import Job
+    from brsweep.sweep.slurm.jobs import TaskCall
 
-    one = Job({"config": {"seed": 1}, "upto": None}, Path("runs/s/a"))
+    one = TaskCall({"config": {"seed": 1}, "upto": None}, Path("runs/s/a"))
     assert one.checkpoint().function is one
 
 
@@ -358,11 +364,11 @@ def test_without_submitit_or_slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BrsweepError, match="sbatch, srun or squeue is not on the PATH"):
         check_installed()
-    monkeypatch.setattr("brsweep.sweep.slurm.submit.find_spec", lambda name: None)
+    monkeypatch.setattr("brsweep.sweep.slurm.jobs.find_spec", lambda name: None)
     with pytest.raises(BrsweepError, match=r"pip install brsweep\[slurm\]$"):
         check_installed()
     with pytest.raises(BrsweepError, match="squeue: not on the PATH"):
-        queue.squeue()
+        cluster.squeue()
 
 
 def test_what_sbatch_refuses(slurm, tmp_path, capfd):
@@ -406,7 +412,7 @@ def test_submit_leave_come_back_and_find_one_killed(slurm, monkeypatch, capsys, 
     again = call(monkeypatch, capsys, *command, "hydra.launcher.wait=false")
     assert again.code == 0 and "attached to jobs in the queue: 3" in again.out
     assert len(slurm.submitted()) == 2
-    monkeypatch.setattr("brsweep.sweep.slurm.watch.sleep", lambda s: slurm.queue({}))
+    monkeypatch.setattr("brsweep.sweep.slurm.engine.sleep", lambda s: slurm.queue({}))
     last = call(monkeypatch, capsys, *command)
     assert last.code == 1
     assert last.err == "error: 2 of 2 runs not finished; the same command goes on with them\n"
@@ -419,7 +425,7 @@ def test_to_stop_waiting_leaves_the_jobs(slurm, monkeypatch, capsys, tmp_path):
     def interrupt(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("brsweep.sweep.slurm.watch.sleep", interrupt)
+    monkeypatch.setattr("brsweep.sweep.slurm.engine.sleep", interrupt)
     answer = call(monkeypatch, capsys, *SWEEP, "hydra/launcher=slurm")
     assert answer.code == 130 and "detached: the jobs go on" in answer.out
     assert "scancel --name=brsweep-s ends them" in answer.out

@@ -17,7 +17,7 @@ from commands import ROOT
 from slurm_cluster import one_node, why_not
 from small_runs import outcome
 
-from brsweep.sweep.slurm import queue
+from brsweep.sweep.slurm import cluster
 
 pytestmark = pytest.mark.system
 
@@ -74,7 +74,7 @@ def test_killed_requeued_and_out_of_time_then_repaired(slurm_up, undisturbed, tm
     assert f"  failed {killed}: killed: job {jobs[killed]} ended as FAILED without a result" in said
     assert "3 runs; 2 finished, 1 failed" in said
     monkeypatch.setenv("SLURM_CONF", slurm_up.env["SLURM_CONF"])
-    assert queue.state_in_accounts(jobs[killed]) == ("FAILED" if slurm_up.accounting else None)
+    assert cluster.state_in_accounts(jobs[killed]) == ("FAILED" if slurm_up.accounting else None)
     for name, restarts in ((killed, None), (requeued, "1"), (overdue, "1")):
         noted = json.loads((sweep / name / "environment.json").read_text())
         assert noted["variables"].get("SLURM_RESTART_COUNT") == restarts

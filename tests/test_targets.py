@@ -15,7 +15,7 @@ from brsweep.errors import BrsweepError
 
 KEYS = tuple(targets.HOMES)
 REACHED = (
-    "brsweep.sweep.worker.os.system", "brsweep.sweep.worker.os.popen", "brsweep.sweep.worker.sys.exit",
+    "brsweep.sweep.local.os.system", "brsweep.sweep.local.os.popen", "brsweep.sweep.local.sys.exit",
     "brsweep.targets.build", "brsweep.targets.locate", "brsweep.targets.importlib.import_module",
     "brsweep.stages.preflight.shutil.rmtree", "brsweep.stages.preflight.shutil.copyfile",
     "brsweep.stages.preflight.tempfile.mkdtemp", "brsweep.models.tiny.nn.Module", "brsweep.models.build.torch.load",

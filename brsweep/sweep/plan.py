@@ -1,6 +1,6 @@
-"""From the points of a grid to a plan, and from what became of it to the lines that a person reads.
+"""From the points of a grid to a plan, and the plan in words.
 
-The same for every launcher: points that are one run are one run, finished runs answer, the rest is a tree of tasks.
+The same for every engine: points that are one run are one run, finished runs answer, the rest is a tree of tasks.
 """
 
 from __future__ import annotations
@@ -29,18 +29,6 @@ class Point(NamedTuple):
 
     overrides: tuple[str, ...]
     config: Mapping[str, Any]
-
-
-class Outcome(NamedTuple):
-    """What became of a task: status FINISHED, FAILED, CANCELLED or INTERRUPTED; cause and log where it failed."""
-
-    task: Task
-    status: str
-    cause: str | None = None
-    log: Path | None = None
-
-
-FINISHED, FAILED, CANCELLED, INTERRUPTED = "finished", "failed", "cancelled", "interrupted"
 
 
 @dataclass(frozen=True)
@@ -88,7 +76,7 @@ class SweepPlan:
     def lines(self) -> list[str]:
         """The plan in words: runs, repeats, what is done, what they share, and the cost in epochs."""
         count, repeats = len(self.runs), len(self.points) - len(self.runs)
-        lines = [f"sweep {self.path}: {_many(count, 'run')}, {len(self.finished)} finished already"]
+        lines = [f"sweep {self.path}: {many(count, 'run')}, {len(self.finished)} finished already"]
         if self.elsewhere:
             sweeps = sorted({folder.path.parent.name for folder in self.elsewhere.values()})
             lines.append(f"{len(self.elsewhere)} of them in other sweeps ({', '.join(sweeps)}), taken over from there")
@@ -98,7 +86,7 @@ class SweepPlan:
             lines.append(f"{repeats} of {len(self.points)} points {verb}, each run once; {self.words[again]} is one")
         shared = Counter(stage.name for task in self.tasks if task.upto is not None for stage in task.stages)
         if shared:
-            stages = ", ".join(_many(count, f"{name} stage") for name, count in shared.items())
+            stages = ", ".join(many(count, f"{name} stage") for name, count in shared.items())
             lines.append(f"shared and trained once: {stages}")
         if self.tasks:
             apart = epochs_apart(run for run in self.runs if run.name not in self.finished)
@@ -183,28 +171,11 @@ def check_grid(plan: SweepPlan, device: bool = True) -> None:
             raise BrsweepError(f"{error} (at {plan.words[run.name]}; nothing was started)") from None
 
 
-def close(plan: SweepPlan, outcomes: Sequence[Outcome], say: Any) -> None:
-    """Say what became of the sweep. Raises `BrsweepError` where a run is missing now, so that the command exits 1."""
-    by_status = Counter(outcome.status for outcome in outcomes if outcome.task.upto is None)
-    counts = {"finished": by_status[FINISHED] + len(plan.finished)} | {
-        status: by_status[status] for status in (FAILED, CANCELLED, INTERRUPTED) if by_status[status]
-    }
-    say(f"sweep {plan.path}: {_many(len(plan.runs), 'run')}; " + ", ".join(f"{n} {s}" for s, n in counts.items()))
-    for outcome in outcomes:
-        if outcome.status in (FAILED, CANCELLED):
-            log = f"; log: {outcome.log}" if outcome.log else ""
-            say(f"  {outcome.status} {outcome.task.name}: {outcome.cause}{log}")
-    missing = len(plan.runs) - counts["finished"]
-    say(f"table and figures: python -m brsweep.report {plan.path}")
-    if missing:
-        raise BrsweepError(f"{missing} of {len(plan.runs)} runs not finished; the same command goes on with them")
-
-
 def _alone(overrides: Sequence[str]) -> list[str]:
     """Overrides that make the one run again: a preset would switch multirun on."""
     preset = any(override.startswith("sweep=") for override in overrides)
     return [*overrides, "hydra.mode=RUN"] if preset else list(overrides)
 
 
-def _many(count: int, word: str) -> str:
+def many(count: int, word: str) -> str:
     return f"{count:,} {word}{'' if count == 1 else 's'}"

@@ -7,8 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from brsweep.runs.status import RunStatus, run_status
-from brsweep.sweep.plan import FINISHED, Outcome
-from brsweep.sweep.tree import Task
+from brsweep.sweep.tree import FINISHED, Outcome, Task
 
 REDRAW_S = 1.0
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from brsweep.runs.folder import RunFolder
 from brsweep.runs.run import Run, shared_folder
@@ -48,6 +48,18 @@ class Task:
     @property
     def folder(self) -> RunFolder:
         return RunFolder(Path(self.config["output_dir"]) / self.config["sweep_name"] / self.name)
+
+
+class Outcome(NamedTuple):
+    """What became of a task: status FINISHED, FAILED, CANCELLED or INTERRUPTED; cause and log where it failed."""
+
+    task: Task
+    status: str
+    cause: str | None = None
+    log: Path | None = None
+
+
+FINISHED, FAILED, CANCELLED, INTERRUPTED = "finished", "failed", "cancelled", "interrupted"
 
 
 def grow(runs: Sequence[Run], stored: Callable[[str], bool]) -> list[Task]:

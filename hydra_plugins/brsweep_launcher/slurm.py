@@ -47,6 +47,9 @@ ConfigStore.instance().store(group="hydra/launcher", name="slurm", node=SlurmCon
 
 class SlurmLauncher(SweepLauncher):
     def do(self, plan: Any, command: str) -> Mapping[str, Any]:
-        from brsweep.sweep.slurm.launch import launch
+        from brsweep.sweep.slurm.cluster import Request
+        from brsweep.sweep.slurm.engine import SlurmEngine
 
-        return launch(plan, command, **self.options)
+        asked = dict(self.options)
+        dry_run, *own = (asked.pop(key) for key in ("dry_run", "max_array_size", "poll_s", "wait"))
+        return SlurmEngine(Request(**asked), *own).launch(plan, command, dry_run=dry_run)

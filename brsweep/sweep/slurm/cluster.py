@@ -1,4 +1,4 @@
-"""What SLURM says: squeue of the jobs that it still knows, sacct of those before, where the site keeps accounts."""
+"""A SLURM cluster: what each job asks of it, and what it says of jobs. In sbatch's words, as submitit takes them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from brsweep.errors import BrsweepError
 
@@ -22,8 +23,8 @@ USUAL_MAX_ARRAY_SIZE = 1001
 """SLURM's default of MaxArraySize, for a plan that is made where there is no SLURM."""
 
 
-class Job(NamedTuple):
-    """state and reason in SLURM's words; name: as submitted."""
+class JobState(NamedTuple):
+    """A job as squeue tells of it. state and reason in SLURM's words; name: as submitted."""
 
     state: str
     reason: str
@@ -35,7 +36,7 @@ class Job(NamedTuple):
         return self.state not in ENDED and self.reason != NEVER
 
 
-def squeue() -> dict[str, Job]:
+def squeue() -> dict[str, JobState]:
     """This user's jobs by their id, `12`, or `12_0` in an array; those that ended minutes ago are among them.
 
     Raises `BrsweepError` where SLURM doesn't answer.
@@ -43,7 +44,7 @@ def squeue() -> dict[str, Job]:
     form = "--format=%i|%T|%r|%j"
     answer = _call("squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", form)
     rows = (line.split("|", 3) for line in answer.splitlines() if line.count("|") >= 3)
-    return {job_id: Job(state, reason, name) for job_id, state, reason, name in rows}
+    return {job_id: JobState(state, reason, name) for job_id, state, reason, name in rows}
 
 
 def state_in_accounts(job_id: str) -> str | None:
@@ -80,3 +81,53 @@ def _call(*command: str) -> str:
     if done.returncode:
         raise BrsweepError(f"{command[0]}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}")
     return done.stdout
+
+
+@dataclass(frozen=True)
+class Request:
+    """One job's share: the options of `SlurmConf` that go to sbatch; None leaves the site's default."""
+
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    gres: str | None
+    gpus_per_node: int | None
+    cpus_per_task: int | None
+    mem_gb: float | None
+    timeout_min: int
+    signal_delay_s: int
+    max_num_timeout: int
+    array_parallelism: int
+    setup: Sequence[str]
+    additional_parameters: Mapping[str, Any]
+
+    def parameters(self, job_name: str, after: str | None) -> dict[str, Any]:
+        """For submitit's `SlurmExecutor.update_parameters`. after: the job that has to end well first.
+
+        A job whose parent fails leaves the queue at once. It may be requeued, since it goes on from its checkpoint.
+        srun has not taken the CPUs of a job from sbatch since SLURM 22.05, so it is told; and so are the training's
+        threads, since not every site binds a job to its CPUs.
+        """
+        cpus = self.cpus_per_task
+        threads = [] if cpus is None else [f"export OMP_NUM_THREADS={cpus}"]
+        asked = {
+            "job_name": job_name,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+            "gres": self.gres,
+            "gpus_per_node": self.gpus_per_node,
+            "cpus_per_task": cpus,
+            "mem": None if self.mem_gb is None else f"{round(self.mem_gb * 1024)}M",
+            "time": self.timeout_min,
+            "signal_delay_s": self.signal_delay_s,
+            "array_parallelism": self.array_parallelism,
+            "stderr_to_stdout": True,
+            "dependency": None if after is None else f"afterok:{after}",
+            "setup": [*threads, *self.setup] or None,
+            "srun_args": None if cpus is None else [f"--cpus-per-task={cpus}"],
+            "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"} | dict(self.additional_parameters),
+        }
+        return {key: value for key, value in asked.items() if value is not None}
