@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
+from brsweep.files import replace_file
 from brsweep.stages.store import lock_is_held, os_lock
-from brsweep.tracking.atomic import replace_file
 
 RESULT, CONFIG, METRICS, LAYERS, CONSOLE = "result.json", "config.yaml", "metrics.jsonl", "layers.jsonl", "console.log"
 FAILURE, LOCK = "failure.json", ".lock"

@@ -18,7 +18,7 @@ from brsweep.sweep.planned import Run, finished_result, is_stale, shared_folder
 from brsweep.sweep.reporter import RunReporter, Watch
 from brsweep.sweep.result import run_result, summary
 from brsweep.tracking.console import Console
-from brsweep.tracking.tracker import FAILED, FINISHED, INTERRUPTED, Guarded, RunInfo, Tracker
+from brsweep.tracking.tracker import FAILED, FINISHED, INTERRUPTED, Guarded, RunInfo
 
 
 class Pruned(BrsweepError):
@@ -144,7 +144,7 @@ def _train(run: Run, console: Console, watch: Watch | None) -> dict[str, Any]:
     return result
 
 
-def _tracker(run: Run, console: Console) -> Tracker | None:
+def _tracker(run: Run, console: Console) -> Guarded | None:
     if run.config["logger"].get(targets.TARGET) is None:
         return None
     info = RunInfo(
@@ -157,7 +157,7 @@ def _tracker(run: Run, console: Console) -> Tracker | None:
         notice=console.say,
         warn=console.warn,
     )
-    return Guarded(targets.build("logger", run.config["logger"], folder=run.folder.path, run=info), console.warn)
+    return Guarded(lambda told: targets.build("logger", run.config["logger"], folder=run.folder.path, run=told), info)
 
 
 def _yaml(config: Mapping[str, Any]) -> str:
