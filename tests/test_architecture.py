@@ -22,10 +22,12 @@ BELOW = {
     "kernels": {"errors"},
     "quant": {"errors", "kernels"},
     "regularizers": {"errors", "kernels", "quant"},
-    "tracking": {"errors"},
+    "files": set(),
+    "secrets": set(),
+    "tracking": {"errors", "files", "secrets"},
     "models": {"errors"},
-    "data": {"errors", "torchvision_import"},
-    "training": {"errors", "kernels", "quant", "regularizers", "tracking", "models", "data"},
+    "data": {"errors", "files", "torchvision_import"},
+    "training": {"errors", "files", "secrets", "kernels", "quant", "regularizers", "tracking", "models", "data"},
 }
 BELOW["stages"] = BELOW["training"] | {"training", "targets", "arguments"}
 BELOW["runs"] = BELOW["stages"] | {"stages"}

@@ -16,7 +16,7 @@ from brsweep.sweep.plan import SweepPlan
 from brsweep.sweep.slurm import cluster
 from brsweep.sweep.slurm.cluster import Request
 from brsweep.sweep.slurm.engine import SlurmEngine
-from brsweep.sweep.slurm.jobs import check_installed, job_arrays, read_jobs, split, submit
+from brsweep.sweep.slurm.jobs import JobArray, check_installed, job_arrays, read_jobs, split, submit
 from brsweep.sweep.tree import Task
 
 PLAIN = Request(

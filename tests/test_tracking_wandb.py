@@ -181,3 +181,74 @@ def test_wandb_mode_disabled_writes_nothing(tmp_path):
     assert said == ["W&B is disabled by WANDB_MODE"]
     assert files(tmp_path) == []
     assert not (tmp_path / "wandb.json").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the service is found in /proc")
+@pytest.mark.parametrize("when", ["before init", "before log", "before finish"])
+def test_a_service_that_stands_still_ends_neither_the_run_nor_the_process_late(tmp_path, when):
+    started = time.monotonic()
+    said = run(
+        tmp_path,
+        f"""
+from brsweep.tracking import wandb_session
+def stop(*_):
+    [pid] = wandb_session._services()
+    os.kill(pid, signal.SIGSTOP)
+    (FOLDER / "pid").write_text(str(pid))
+def make(info):
+    made = WeightsAndBiases(FOLDER, info, **ARGUMENTS | {{"finish_timeout_s": 0.5}})
+    made.open_timeout_s = 10.0
+    return made
+init = wandb_session.Session._init
+if {when!r} == "before init":
+    wandb_session.Session._init = lambda *given: (stop(), init(*given))[1]
+g = Guarded(make, RunInfo("name", "lambda", {{"seed": 42}}, (), "0123abcd"))
+g.replay([record(1)])
+if {when!r} == "before log": stop()
+g.log(record(2), 2)
+if {when!r} == "before finish": stop()
+g.finish("finished")
+print("end", flush=True)
+""",
+    )
+    off = "WeightsAndBiases is off for the rest of this run, the training goes on: no answer within 10 s"
+    sync = f"send the rest with: python -m brsweep.sweep.sync {tmp_path}"
+    left = f"W&B is not done after 0.5 s and is left behind; {sync}"
+    offline = f"W&B offline; {sync.replace('the rest', 'it')}"
+    assert said == ([off, "end"] if when == "before init" else [offline, left, "end"])
+    assert time.monotonic() - started < 50
+    state = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
+    deadline = time.monotonic() + 10
+    while state.exists() and state.read_text().rpartition(") ")[2][0] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not state.exists() or state.read_text().rpartition(") ")[2][0] == "Z"  # nobody waits for an orphan's end
+
+
+def test_a_wait_for_the_service_of_0_is_not_for_ever(tmp_path):
+    said = run(tmp_path, 't = tracker(); t.replay([record(1)]); t.finish("finished")', WANDB__SERVICE_WAIT="0")
+    assert said == [f"W&B offline; send it with: python -m brsweep.sweep.sync {tmp_path}"]
+
+
+def test_under_the_guard_a_whole_life_is_as_without_it(tmp_path):
+    said = run(
+        tmp_path,
+        """
+def state():
+    return [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)], sys.exit, sys.excepthook, os.getcwd()
+before = state()
+run = RunInfo("name", "lambda", {"seed": 42, "url": "https://me:pw@host"}, (), "0123abcd")
+g = Guarded(lambda run: WeightsAndBiases(FOLDER, run, **ARGUMENTS), run)
+g.replay([record(1)]); g.log(record(2), 2); g.summarise({"a": 1.0}); g.finish("finished")
+assert state() == before
+for thread in threading.enumerate():
+    thread is threading.main_thread() or thread.join(5)
+assert threading.enumerate() == [threading.main_thread()]
+""",
+    )
+    assert said == [f"W&B offline; send it with: python -m brsweep.sweep.sync {tmp_path}"]
+    [path] = files(tmp_path)
+    assert rows(path) == {1: row(1), 2: row(2)}
+    found = read_wandb(path)
+    assert (found.summary["a"], found.summary["status"], found.exit_code) == (1.0, "finished", 0)
+    assert found.config["url"] == "https://***@host"
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"me:pw" in file.read_bytes()]

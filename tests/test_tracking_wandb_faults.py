@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from brsweep.errors import BrsweepError
 from brsweep.tracking.tracker import Guarded, RunInfo
 from brsweep.tracking.weights_and_biases import WeightsAndBiases
 
@@ -105,7 +106,7 @@ def sent(module):
 def test_without_wandb_there_is_one_warning_line_and_the_training_goes_on(world):
     tracker, _ = world(None)
     warned = []
-    guarded = Guarded(tracker, warned.append)
+    guarded = Guarded(lambda run: tracker, RunInfo("name", "sweep", {}, (), "id1", warn=warned.append))
     guarded.replay([])
     guarded.log(RECORDS[0], 1)
     guarded.summarise({})
@@ -114,6 +115,18 @@ def test_without_wandb_there_is_one_warning_line_and_the_training_goes_on(world)
     assert warned[0].startswith(
         "WeightsAndBiases is off for the rest of this run, the training goes on: ModuleNotFound"
     )
+
+
+@pytest.mark.parametrize("name", ["init_timeout_s", "finish_timeout_s", "flush_s"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0, -1.0, "5", None, True, 10**400])
+def test_a_time_that_is_none_is_refused_by_the_constructor(world, name, value):
+    with pytest.raises(BrsweepError, match=f"^logger.{name}=.*: give a number of seconds over 0"):
+        world(StandIn(), **{name: value})
+
+
+def test_the_guard_waits_as_long_as_wandb_may_and_little_longer(world):
+    tracker, _ = world(StandIn(), init_timeout_s=5, finish_timeout_s=7.0)
+    assert (tracker.open_timeout_s, tracker.finish_timeout_s) == (50.0, 17.0)
 
 
 def test_a_raising_init_leads_to_an_offline_run_with_one_warning(world, monkeypatch, tmp_path):

@@ -7,8 +7,8 @@ import os
 import time
 from types import SimpleNamespace
 
-from brsweep.tracking.wandb_mode import mode_arguments
-from brsweep.tracking.wandb_sent import OnRecord, Sent
+from brsweep.tracking.wandb_session import mode_arguments
+from brsweep.tracking.weights_and_biases import OnRecord, Sent
 
 KEY = "f00dbeef" * 5
 

@@ -31,8 +31,8 @@ from omegaconf import DictConfig, open_dict
 from brsweep.config.compose import CONF_DIR
 from brsweep.config.hydra_keys import check_hydra, check_typed
 from brsweep.config.messages import known_keys, one_line, read_overrides
-from brsweep.config.secrets import masked
 from brsweep.errors import BrsweepError
+from brsweep.secrets import masked
 
 OPEN = ("hydra.sweeper.params", "hydra.launcher.additional_parameters")
 ASKED = ("help", "hydra_help", "cfg", "info", "shell_completion")

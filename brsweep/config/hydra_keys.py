@@ -12,8 +12,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from brsweep.config.compose import CONF_DIR, plain
 from brsweep.config.fields import check_fields
 from brsweep.config.parts import PARTS
-from brsweep.config.secrets import NAME
 from brsweep.errors import BrsweepError
+from brsweep.secrets import NAME
 
 USED = ("hydra.launcher", "hydra.sweeper", "hydra.searchpath", "hydra.mode", "hydra.help")
 GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/help")

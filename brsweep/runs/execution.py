@@ -18,7 +18,7 @@ from brsweep.runs.run import Run, finished_elsewhere, finished_result, is_stale,
 from brsweep.runs.words import final_values, settings_lines, tags
 from brsweep.stages.store import Store
 from brsweep.tracking.console import Console
-from brsweep.tracking.tracker import FAILED, FINISHED, INTERRUPTED, Guarded, RunInfo, Tracker
+from brsweep.tracking.tracker import FAILED, FINISHED, INTERRUPTED, Guarded, RunInfo
 
 
 class Pruned(BrsweepError):
@@ -156,7 +156,7 @@ def _train(run: Run, console: Console, watch: OnEpoch | None) -> dict[str, Any]:
     return result
 
 
-def _tracker(run: Run, console: Console) -> Tracker | None:
+def _tracker(run: Run, console: Console) -> Guarded | None:
     if run.config["logger"].get(targets.TARGET) is None:
         return None
     info = RunInfo(
@@ -169,4 +169,4 @@ def _tracker(run: Run, console: Console) -> Tracker | None:
         notice=console.say,
         warn=console.warn,
     )
-    return Guarded(targets.build("logger", run.config["logger"], folder=run.folder.path, run=info), console.warn)
+    return Guarded(lambda told: targets.build("logger", run.config["logger"], folder=run.folder.path, run=told), info)

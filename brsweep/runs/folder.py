@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brsweep.errors import BrsweepError
+from brsweep.files import replace_file
 from brsweep.stages.store import lock_is_held, os_lock
 from brsweep.tracking import jsonl, snapshots
-from brsweep.tracking.atomic import replace_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -274,7 +274,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that `path` holds the old content or the new, whole. Raises `BrsweepError` on a full disk."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, text.encode())
+        replace_file(path, text)
     except OSError as error:
         why = error.strerror
         raise BrsweepError(f"{path}: can't be written ({why}); free the disk or choose another folder") from None

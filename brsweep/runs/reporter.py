@@ -11,7 +11,7 @@ from brsweep.stages.plan import REGULARIZED
 from brsweep.tracking.console import Console
 from brsweep.tracking.jsonl import JsonLines
 from brsweep.tracking.layer_means import with_layer_means
-from brsweep.tracking.tracker import Tracker
+from brsweep.tracking.tracker import Guarded
 
 MINE = "trained_by"
 OnEpoch = Callable[[Mapping[str, Any]], None]
@@ -32,7 +32,7 @@ class RunReporter:
         folder: RunFolder,
         run_name: str,
         console: Console,
-        tracker: Tracker | None,
+        tracker: Guarded | None,
         watch: OnEpoch | None = None,
         steps_per_epoch: int | None = None,
     ) -> None:

@@ -22,9 +22,8 @@ from brsweep.runs.words import final_values, tags
 from brsweep.targets import TARGET, build
 from brsweep.tracking.layer_means import with_layer_means
 from brsweep.tracking.tracker import FINISHED, INTERRUPTED, RunInfo, one_line
-from brsweep.tracking.wandb_mode import will_be_online
-from brsweep.tracking.wandb_sent import OnRecord, Sent
-from brsweep.tracking.weights_and_biases import WeightsAndBiases
+from brsweep.tracking.wandb_session import will_be_online
+from brsweep.tracking.weights_and_biases import OnRecord, Sent, WeightsAndBiases
 
 WANDB = f"{WeightsAndBiases.__module__}.{WeightsAndBiases.__name__}"
 SENT, COMPLETE, TRAINING = "completed", "complete already", "in training, left alone"

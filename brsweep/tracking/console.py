@@ -1,8 +1,12 @@
 """What a person reads: lines on stdout and, plain, in console.log; while an epoch runs, a progress bar on a terminal.
 
 Colour, rules and the bar need a terminal; in a pipe or a log file there is a line and nothing else, and NO_COLOR takes
-the colour alone. A line is never broken or cut here: terminals wrap, and files are searched. Neither a reader that goes
-away (`| head`) nor a log file that cannot be written ends a training: the console goes on without it.
+the colour alone. A line is never broken or cut here: terminals wrap, and files are searched. Keys and passwords in it
+are hidden. Neither a reader that goes away (`| head`) nor a log file that cannot be written ends a training: the
+console goes on without it.
+
+The bar is rich's. By itself rich draws from a thread, leaves an empty line in pipes and on dumb terminals, and raises
+when the terminal goes away: what stands around it here takes that from it.
 """
 
 from __future__ import annotations
@@ -10,11 +14,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from brsweep.tracking.progress_bar import NoBar, TerminalBar
+from brsweep.secrets import masked
 from brsweep.tracking.tracker import Record
 
 YELLOW, BOLD, PLAIN = "\x1b[33m", "\x1b[1m", "\x1b[0m"
@@ -74,6 +79,7 @@ class Console:
         return f"{style}{text}{PLAIN}" if _is_terminal() and not os.environ.get("NO_COLOR") else text
 
     def _both(self, plain: str, shown: str) -> None:
+        plain, shown = masked(plain), masked(shown)
         if self._log is not None:
             with self._log_may_fail():
                 self._log.write(plain + "\n")
@@ -140,3 +146,68 @@ def _is_terminal() -> bool:
         return sys.stdout.isatty()
     except (AttributeError, ValueError):  # None, or closed
         return False
+
+
+REDRAW_S = 0.25
+"""Seconds between two pictures of the bar; each takes less than a millisecond."""
+
+
+class NoBar:
+    """What stands in for the bar where there is no terminal."""
+
+    def advance(self, n: int = 1) -> None:
+        pass
+
+
+class TerminalBar:
+    """rich's bar without its thread: the calls that advance it redraw it, at most every REDRAW_S. rich is imported when
+    the first one is made.
+
+    `lost` is called once, when the terminal takes no more; the bar is silent from then on.
+    """
+
+    def __init__(self, description: str, total: int, lost: Callable[[], None]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
+
+        self._lost, self._silent, self._waiting = lost, False, 0
+        console = Console(file=sys.stdout)
+        name = Column(no_wrap=True, overflow="ellipsis", max_width=max(console.width // 3, 8))  # the count needs room
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False, table_column=name),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._progress.add_task(description, total=total)
+        self.show()
+
+    def advance(self, n: int = 1) -> None:
+        self._waiting += n
+        if time.monotonic() >= self._next:
+            self._progress.advance(self._task, self._waiting)
+            self._waiting = 0
+            self._draw(self._progress.refresh)
+
+    def show(self) -> None:
+        self._draw(self._progress.start)
+
+    def hide(self) -> None:
+        """Take the bar off the screen, so that a line can be printed where it was."""
+        self._draw(self._progress.stop)
+
+    def _draw(self, action: Callable[[], None]) -> None:
+        self._next = time.monotonic() + REDRAW_S
+        if self._silent:
+            return
+        try:
+            action()
+        except (OSError, ValueError):  # ValueError: closed
+            self._silent = True
+            self._lost()

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from brsweep.tracking.atomic import replace_file
-from brsweep.tracking.tracker import Record, RunInfo
+from brsweep.files import replace_file
+from brsweep.tracking.tracker import Record, RunInfo, Tracker
 
 STEP = "epoch_total"
 
 
-class CsvFile:
+class CsvFile(Tracker):
     """A tracker that keeps `folder`/metrics.csv. A row with a new key rewrites the file with one column more."""
 
     def __init__(self, folder: Path, run: RunInfo) -> None:
@@ -41,18 +41,9 @@ class CsvFile:
         with open(self._path, "a", encoding="utf-8", newline="") as file:
             file.write(self._text([row]))
 
-    def stage_ended(self, stage: str) -> None:
-        """Nothing: the table has the epochs alone."""
-
-    def summarise(self, values: Record) -> None:
-        """Nothing: the table has the epochs alone."""
-
-    def finish(self, status: str) -> None:
-        """Nothing: every row is on file already."""
-
     def _rewrite(self) -> None:
         header = dict(zip(self._columns, self._columns, strict=True))
-        replace_file(self._path, self._text([header, *self._rows]).encode())
+        replace_file(self._path, self._text([header, *self._rows]))
 
     def _text(self, rows: Iterable[dict[str, Any]]) -> str:
         text = io.StringIO()

@@ -5,7 +5,8 @@ the disk, so that a power cut may take the last ones. A line that a crash cut sh
 format expects: `read` leaves it out, and `JsonLines` cuts it off before it appends. Damage anywhere else is an error,
 because records that silently go missing would be wrong results.
 
-The files hold strict JSON, which has no NaN and no infinity: both are written as null.
+The files hold strict JSON, which has no NaN and no infinity: both are written as null. Keys and passwords in texts
+are hidden (see `brsweep.secrets`).
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
-from brsweep.tracking.atomic import replace_file
+from brsweep.files import read_file, replace_file
+from brsweep.secrets import masked
+
+AT_MOST = 2**30
+"""Bytes that a file of records may have: hundreds of epochs of the largest networks stay far below."""
 
 
 class JsonLines:
@@ -72,13 +78,15 @@ class JsonLines:
 
 
 def read(path: Path, skip_damaged: bool = False) -> list[dict[str, Any]]:
-    """The records at `path`, in order; a last line without an end that is no JSON object is left out as cut short.
+    """The records at `path`, in order; a last line without an end that is no record is left out as cut short.
 
+    A record is a JSON object of scalars and lists, lists of lists included, and no deeper; its numbers are finite.
     skip_damaged: leave out any other line that is none as well, for a look at a file that is being written.
-    Raises `BrsweepError` where there is no such file, or where any other line is not a JSON object.
+    Raises `BrsweepError` where there is no such file, where it can't be read or is larger than AT_MOST, or where any
+    other line is not a record.
     """
     with _naming(Path(path), "read"):
-        content = Path(path).read_bytes()
+        content = read_file(Path(path), AT_MOST)
     lines = content.split(b"\n")
     records = [_record(line) for line in lines]
     if skip_damaged:
@@ -88,7 +96,21 @@ def read(path: Path, skip_damaged: bool = False) -> list[dict[str, Any]]:
     for number, record in enumerate(records, start=1):
         if record is None:
             raise BrsweepError(
-                f"{path}, line {number}: not a JSON object, the file is damaged; "
+                f"{path}, line {number}: not a JSON object of numbers, texts and lists, the file is damaged; "
+                "restore it, or remove the run folder and run again"
+            )
+    return records
+
+
+def read_epochs(path: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl: `read`, and every record has its stage, a text, its epoch, from 1, and scalars."""
+    records = read(path)
+    for number, record in enumerate(records, start=1):
+        epoch = record.get("epoch")
+        whole = isinstance(record.get("stage"), str) and type(epoch) is int and epoch >= 1
+        if not whole or any(isinstance(value, list) for value in record.values()):
+            raise BrsweepError(
+                f"{path}, line {number}: not the record of an epoch, the file is damaged; "
                 "restore it, or remove the run folder and run again"
             )
     return records
@@ -96,13 +118,42 @@ def read(path: Path, skip_damaged: bool = False) -> list[dict[str, Any]]:
 
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
-    except ValueError:  # UnicodeDecodeError is one, too
+        record = _parse(line, parse_constant=_refused)
+        if MAY_BE_HUGE.search(line):
+            _parse(line, parse_float=_bounded, parse_int=_bounded)
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError, too
         return None
-    return record if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        return None
+    return record if all(_is_flat(value, depth=2) for value in record.values()) else None
+
+
+MAY_BE_HUGE = re.compile(rb"[eE]\+?\d{3}|\d{300}")
+
+
+def _parse(line: bytes, **options: Callable[[str], Any]) -> Any:
+    return json.loads(line.decode(), **options)
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _bounded(number: str) -> float:
+    if not math.isfinite(float(number)):
+        raise ValueError(f"{number:.40} is beyond a float's range")
+    return float(number)
+
+
+def _is_flat(value: Any, depth: int) -> bool:
+    """Whether a value is a scalar, or lists of them, at most `depth` lists deep."""
+    if isinstance(value, list):
+        return depth > 0 and all(_is_flat(item, depth - 1) for item in value)
+    return not isinstance(value, dict)
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
+    record = masked(record)
     try:
         text = json.dumps(record, allow_nan=False, separators=(",", ":"))
     except ValueError:

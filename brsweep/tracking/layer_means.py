@@ -54,16 +54,16 @@ def _geometric_mean(values: Sequence[float]) -> float:
 
 
 def _clipped(site: Mapping[str, Any]) -> float | None:
-    ends = site["clip_low"], site["clip_high"]
+    ends = site.get("clip_low"), site.get("clip_high")
     return None if None in ends else sum(ends)
 
 
 SUMMARIES: dict[str, tuple[Callable[[Mapping[str, Any]], float | None], Callable[[Sequence[float]], float]]] = {
     "alpha": (lambda site: site["alpha"], _geometric_mean),
-    "near": (lambda site: site["near"], _mean),
+    "near": (lambda site: site.get("near"), _mean),
     "clipped": (_clipped, _mean),
     "empty_bins": (lambda site: site["occupancy"].count(0), sum),
-    "changed": (lambda site: site["changed"], _mean),
+    "changed": (lambda site: site.get("changed"), _mean),
     "oscillating": (lambda site: site.get("oscillating"), _mean),
-    "pull_over_decay": (lambda site: site["pull_over_decay"], _geometric_mean),
+    "pull_over_decay": (lambda site: site.get("pull_over_decay"), _geometric_mean),
 }

@@ -1,10 +1,13 @@
 """What a run folder holds of its quantized layers: histograms, confusion counts, arrays over epochs.
 
-Needs numpy alone. A file that is missing gives nothing; a damaged one raises `BrsweepError`.
+Needs numpy alone. A file that is missing gives nothing; one that is damaged, or holds other things than a run leaves,
+raises `BrsweepError`.
 """
 
 from __future__ import annotations
 
+import io
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brsweep.errors import BrsweepError
+from brsweep.files import read_file
 from brsweep.tracking.jsonl import read
+from brsweep.tracking.tracker import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +26,12 @@ LAYERS, SNAPSHOTS = "layers.jsonl", "snapshots"
 ABOUT = ("low", "high", "below", "above", "alpha", "bits")
 MARGIN = 1.5
 """Histograms reach this many steps beyond the lowest and the highest level."""
+
+
+AT_MOST = 2**28
+"""Bytes that a snapshot may have, packed and unpacked: a thousand layers of 8 bits need a tenth of it."""
+FARTHEST = 2**10
+"""No histogram reaches beyond this many steps: grids have at most 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -77,22 +88,50 @@ def write(folder: Path, name: str, content: Mapping[str, Any]) -> None:
 
 def snapshot(folder: Path, name: str) -> tuple[dict[str, Histogram], np.ndarray | None]:
     """Of snapshots/<name>.npz: site -> histogram, and the confusion counts (rows: true classes) or None."""
-    import numpy as np
-
     path = folder / SNAPSHOTS / f"{name}.npz"
     try:
-        with open(path, "rb") as file, np.load(file) as arrays:
-            held = {key: arrays[key] for key in arrays}
+        held = _arrays(read_file(path, AT_MOST))
+        names = [key.removesuffix("/about") for key in held if key.endswith("/about")]
+        histograms = {site: _histogram(held[f"{site}/counts"], held[f"{site}/about"]) for site in names}
+        return histograms, _confusion(held.get("confusion"))
     except FileNotFoundError:
         return {}, None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise BrsweepError(f"{path}: can't be read ({error}); the same run with force=true writes it anew") from None
-    histograms = {}
-    for key, about in held.items():
-        if key.endswith("/about"):
-            site = key.removesuffix("/about")
-            histograms[site] = Histogram(held[f"{site}/counts"], float(about[0]), float(about[1]), int(about[5]))
-    return histograms, held.get("confusion")
+    except Exception as error:  # damaged bytes make zipfile, zlib and numpy raise whatever they meet
+        cure = "the same run with force=true writes it anew"
+        raise BrsweepError(f"{path}: can't be read ({one_line(error)}); {cure}") from None
+
+
+def _arrays(content: bytes) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > AT_MOST:
+            raise ValueError(f"unpacks to more than {AT_MOST // 2**20} MiB")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return {key: arrays[key] for key in arrays}
+
+
+def _histogram(counts: np.ndarray, about: np.ndarray) -> Histogram:
+    low, high, *_, bits = about.astype(float).tolist()
+    if about.shape != (6,) or not -FARTHEST <= low < high <= FARTHEST or not 1 <= bits <= 8:
+        raise ValueError("a histogram of an unknown range")
+    if high - low < 2 * MARGIN or counts.ndim != 1 or not high - low <= counts.size:
+        raise ValueError("a histogram of an unknown shape")
+    _check_counts(counts)
+    return Histogram(counts, low, high, int(bits))
+
+
+def _confusion(counts: np.ndarray | None) -> np.ndarray | None:
+    if counts is not None:
+        if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or not counts.size:
+            raise ValueError("confusion counts that are no square")
+        _check_counts(counts)
+    return counts
+
+
+def _check_counts(counts: np.ndarray) -> None:
+    if counts.dtype.kind not in "iuf" or not (counts.min() >= 0 and math.isfinite(counts.max())):
+        raise ValueError("counts that are none")
 
 
 def has_ended(folder: Path, stage: str) -> bool:
@@ -101,6 +140,56 @@ def has_ended(folder: Path, stage: str) -> bool:
 
 
 def layers(folder: Path) -> list[dict[str, Any]]:
-    """The lines of layers.jsonl; none where there is no such file."""
+    """The lines of layers.jsonl; none where there is no such file.
+
+    Each has its stage and epoch, and lists of one length, one entry per site. "site" and "kind" hold texts, "low" truth
+    values, "bits" whole numbers, "occupancy" lists of numbers, and every other list numbers or null.
+    """
     path = folder / LAYERS
-    return read(path) if path.exists() else []
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return []
+    except OSError:
+        pass  # `read` says what is wrong
+    lines = read(path)
+    for number, line in enumerate(lines, start=1):
+        if not _is_layers(line):
+            raise BrsweepError(
+                f"{path}, line {number}: not an epoch's arrays per layer, the file is damaged; "
+                "restore it, or remove the run folder and run again"
+            )
+    return lines
+
+
+def _is_layers(line: dict[str, Any]) -> bool:
+    columns = {key: value for key, value in line.items() if key not in ("stage", "epoch")}
+    if not isinstance(line.get("stage"), str) or type(line.get("epoch")) is not int or not columns.keys() >= COLUMNS:
+        return False
+    if not all(isinstance(column, list) and len(column) == len(columns["site"]) for column in columns.values()):
+        return False
+    return all(OF_COLUMN.get(key, _is_measured)(item) for key, column in columns.items() for item in column)
+
+
+def _is_text(item: Any) -> bool:
+    return isinstance(item, str)
+
+
+def _is_truth(item: Any) -> bool:
+    return isinstance(item, bool)
+
+
+def _is_bits(item: Any) -> bool:
+    return type(item) is int and 1 <= item <= 32
+
+
+def _is_measured(item: Any) -> bool:
+    return item is None or type(item) in (int, float)
+
+
+def _is_shares(item: Any) -> bool:
+    return isinstance(item, list) and all(type(share) in (int, float) for share in item)
+
+
+COLUMNS = {"site", "kind", "bits", "low", "alpha", "occupancy"}
+OF_COLUMN = {"site": _is_text, "kind": _is_text, "low": _is_truth, "bits": _is_bits, "occupancy": _is_shares}

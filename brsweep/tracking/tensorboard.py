@@ -1,8 +1,9 @@
 """The epochs as a TensorBoard event file in `folder`/tensorboard.
 
 Scalars are tagged `<stage>/<name>` at the run's step, so that the stages show one after another on one axis. The file
-is written with the tensorboard package alone, in the calling thread: torch's SummaryWriter would import torch and start
-a thread that holds back up to two minutes of events.
+is written with the tensorboard package's own record writer, in the calling thread: the writers of torch and of
+tensorboardX start a thread that holds back up to two minutes of events, which a killed run would lose, and the former
+imports torch.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from brsweep.tracking.tracker import Record, RunInfo
+from brsweep.tracking.tracker import Record, RunInfo, Tracker
 
 
-class TensorBoard:
+class TensorBoard(Tracker):
     """A tracker that writes one event file per start of the run; the replay makes those before it superfluous."""
 
     def __init__(self, folder: Path, run: RunInfo) -> None:
@@ -39,14 +40,8 @@ class TensorBoard:
         self._step = step
         self._write([_event(_tagged(metrics), step)])
 
-    def stage_ended(self, stage: str) -> None:
-        """Nothing: scalars alone."""
-
     def summarise(self, values: Record) -> None:
         self._write([_event({f"summary/{name}": value for name, value in values.items()}, self._step)])
-
-    def finish(self, status: str) -> None:
-        """Nothing: every event is on file already."""
 
     def _write(self, events: Iterable) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter

@@ -10,28 +10,34 @@ stages. The row of a stage's last epoch holds the stage's pictures, `<stage>/med
 for them, so it is sent a moment later than the others, when the stage's snapshot is on file.
 
 A run that goes on under the same id is sent only what W&B lacks. Online the server says what it has, offline
-`folder`/wandb.json does (see `wandb_sent`). An agent of `wandb sweep` gives the run an id and a project of its own,
+`folder`/wandb.json does (see `Sent`). An agent of `wandb sweep` gives the run an id and a project of its own,
 which the run keeps.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import shlex
+import time
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from brsweep.files import read_file, replace_file
 from brsweep.tracking.snapshots import has_ended
-from brsweep.tracking.tracker import FAILED, FINISHED, INTERRUPTED, Record, RunInfo, one_line
-from brsweep.tracking.wandb_sent import Sent
-from brsweep.tracking.wandb_session import Session
+from brsweep.tracking.tracker import FAILED, FINISHED, INTERRUPTED, Record, RunInfo, Tracker, one_line, seconds
+from brsweep.tracking.wandb_session import SERVICE_START_S, Session
 
 STAGES = ("float", "warmup", "br")
+REST_S = 10.0
+"""What the guard grants beyond W&B's own time-outs, for sending what is on file and for keeping them."""
 EXIT_CODES = {FINISHED: 0, FAILED: 1, INTERRUPTED: 255}
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(Tracker):
     """A tracker that mirrors the run to W&B, online or into files that wait for it.
 
     project, entity, job_type: as in wandb.init, where an entity of None is the account's own; the group is the sweep.
@@ -56,7 +62,11 @@ class WeightsAndBiases:
         system_stats: bool,
         media: bool,
     ) -> None:
-        self._folder, self._about, self._media = Path(folder).resolve(), run, media
+        times = {"init_timeout_s": init_timeout_s, "finish_timeout_s": finish_timeout_s, "flush_s": flush_s}
+        init_timeout_s, finish_timeout_s, flush_s = (seconds(f"logger.{name}", value) for name, value in times.items())
+        self.open_timeout_s = SERVICE_START_S + 2 * init_timeout_s + REST_S  # online, then offline
+        self.finish_timeout_s = finish_timeout_s + REST_S
+        self._folder, self._about, self._media = Path(folder).absolute(), run, media
         place = {"project": project, "entity": entity, "job_type": job_type}
         self._session = Session(place, init_timeout_s, finish_timeout_s, flush_s, system_stats)
         self._sent = Sent(self._folder, run.id, settle_s=2 * flush_s)
@@ -142,3 +152,73 @@ class WeightsAndBiases:
 
     def _sync(self) -> str:
         return f"python -m brsweep.sweep.sync {shlex.quote(str(self._folder))}"
+
+
+@dataclass(frozen=True)
+class OnRecord:
+    """What earlier sessions left: W&B's id of the run, the last epoch sent, and the last session's mode and end."""
+
+    run_id: str
+    epochs: int = 0
+    mode: str | None = None
+    status: str | None = None
+
+
+class Sent:
+    """Which epochs W&B has been sent of the training `attempt` of a run: `wandb.json` in the run folder.
+
+        attempt       the id that the run folder gives this training of the run
+        id            the id of W&B's run: the same, unless an agent of `wandb sweep` gave another
+        epochs_sent   how many epochs need no sending
+        mode          online or offline, of the last session
+        status        how the last session ended; null while it lasts, or when it was killed or left behind
+
+    W&B writes its own file a little after each log, so an epoch counts as sent once it is older than that delay. A
+    killed process then leads to an epoch that is sent twice, under the same step, and never to one that is missing.
+
+    settle_s: after how many seconds a logged step is safely in W&B's own file.
+    """
+
+    def __init__(self, folder: Path, attempt: str, settle_s: float) -> None:
+        self._folder, self._path, self._settle_s = folder, folder / "wandb.json", settle_s
+        self._note = {"attempt": attempt, "id": attempt, "epochs_sent": 0, "mode": None, "status": None}
+        self._pending: deque[tuple[int, float]] = deque()  # (step, time of its log)
+        self.last = 0  # the highest step that needs no sending
+
+    def open(self, run_id: str, mode: str, last: int) -> None:
+        """Begin a session in `mode` ("online" or "offline") in which W&B's run has the steps up to `last`."""
+        self.last = last
+        self._write(id=run_id, mode=mode, epochs_sent=last)
+
+    def on_record(self) -> OnRecord:
+        """What earlier sessions sent of this attempt; nothing where no note is readable, or where the files of an
+        offline one are gone."""
+        attempt = self._note["attempt"]
+        try:
+            note = json.loads(read_file(self._path, 2**16))
+            if note["attempt"] != attempt or not isinstance(note["id"], str):
+                return OnRecord(attempt)
+            epochs, ended = int(note["epochs_sent"]), (note["mode"], note["status"])
+            kept = note["mode"] == "online" or any(self._folder.glob(f"wandb/*run-*/run-{note['id']}.wandb"))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            return OnRecord(attempt)
+        return OnRecord(note["id"], epochs, *ended) if kept else OnRecord(note["id"])
+
+    def add(self, step: int) -> None:
+        """`step` was logged: it needs no sending in this session, and counts on file once it has settled."""
+        self.last = step
+        self._pending.append((step, time.monotonic()))
+        settled = None
+        while self._pending and time.monotonic() - self._pending[0][1] > self._settle_s:
+            settled = self._pending.popleft()[0]
+        if settled is not None:
+            self._write(epochs_sent=settled)
+
+    def close(self, status: str) -> None:
+        """W&B has finished its file: every step logged is in it."""
+        self._pending.clear()
+        self._write(epochs_sent=self.last, status=status)
+
+    def _write(self, **changes: str | int) -> None:
+        self._note.update(changes)
+        replace_file(self._path, json.dumps(self._note) + "\n")

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brsweep.errors import BrsweepError
-from brsweep.tracking.atomic import replace_file
+from brsweep.files import replace_file
 from brsweep.tracking.tracker import one_line
-from brsweep.tracking.wandb_mode import will_be_online
+from brsweep.tracking.wandb_session import will_be_online
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if asked.json is not None:
             made = serialised(build(asked.sweep, asked.entity or "", asked.project))
-            replace_file(asked.json, (json.dumps(made, indent=2) + "\n").encode())
+            replace_file(asked.json, json.dumps(made, indent=2) + "\n")
             print(f"dashboard of {asked.sweep}: {asked.json}")
         else:
             print(f"dashboard of {asked.sweep}: {_save(asked.sweep, asked.entity, asked.project)}")

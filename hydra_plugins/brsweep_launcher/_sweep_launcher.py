@@ -23,7 +23,7 @@ class SweepLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Do the runs of the grid. Raises `BrsweepError` where one of them is not finished in the end."""
         from brsweep.config.grid import compose_points
-        from brsweep.config.secrets import masked
+        from brsweep.secrets import masked
         from brsweep.sweep.plan import plan_sweep
 
         points = compose_points(self.hydra_context.config_loader, self.config, job_overrides)
