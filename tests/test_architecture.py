@@ -101,7 +101,7 @@ def test_no_room_for_odds_and_ends():
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_files_and_functions_are_short(path):
     text = path.read_text()
-    assert len(text.splitlines()) < LONG_FILES.get(name_of(path), 200)
+    assert len(text.splitlines()) < LONG_FILES.get(name_of(path), 400)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             length = node.end_lineno - node.lineno + 1
