@@ -29,7 +29,7 @@ from benchmarks.precision import penalty_error
 from benchmarks.textbook import LoopRegularization, TextbookLSQ
 from benchmarks.timing import measure, ratio, seconds_of
 from brsweep import kernels
-from brsweep.data.table import ImageTable
+from brsweep.data.tables import ImageTable
 from brsweep.models import resnet
 from brsweep.quant import LSQQuantizer, calibrate, quantize_model
 from brsweep.regularizers import BinRegularization

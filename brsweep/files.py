@@ -25,7 +25,7 @@ def replace_file(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` at the end of the block.
+    """A file to write to (and to read back), which takes the place of `path` at the end of the block.
 
     An exception in the block, or an OSError of the writing, leaves the old content and no part.
     """
@@ -51,7 +51,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def _locked(part: Path) -> Iterator[BinaryIO]:
     """The empty file `part`, held by this process alone. A link in its place is not followed (OSError)."""
     while True:
-        with open(os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "wb", closefd=True) as file:
+        with open(os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
                 mine = os.path.samestat(os.fstat(file.fileno()), os.lstat(part))

@@ -26,7 +26,7 @@ WORDS = r"api[_-]?key|apikey|access[_-]?key|private[_-]?key|secret[_-]?key|token
 SHAPES = (
     re.compile(r"(?<=://)[^/\s@:]*:[^/\s@]+(?=@)"),  # user:password@
     re.compile(r"(?<=://)[^/\s@:]{16,}(?=@)"),  # key@
-    re.compile(rf"(?i)(?<=[?&])((?:[\w.-]*(?:{WORDS})|(?:[\w.-]*[_.-])?(?:key|sig|signature))=)[^&\s'\"]+"),  # a query's
+    re.compile(rf"(?i)(?<=[?&])((?:[\w.-]*(?:{WORDS})|(?:[\w.-]*[_.-])?(?:key|sig|signature))=)[^&\s'\"]+"),  # query
     re.compile(r"\b(?:wandb_v\d_|local-wandb_v\d_)\w{16,}"),
     re.compile(r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[baprs]-)[A-Za-z0-9_-]{16,}"),
     re.compile(r"\bAKIA[0-9A-Z]{16}\b"),

@@ -19,6 +19,7 @@ from typing import Any
 
 from brsweep.arguments import check_arguments
 from brsweep.errors import BrsweepError
+from brsweep.torchvision_import import make_importable
 
 TARGET = "_target_"
 
@@ -80,7 +81,7 @@ def locate(where: str, target: str) -> Callable[..., Any]:
     """Import a target. Raises `BrsweepError` where it does not exist, or is nothing that the key `where` may run."""
     check_allowed(where, {TARGET: target}, _consented)
     if target.split(".")[0] not in ("brsweep", "torch"):
-        _make_torchvision_importable()
+        make_importable()  # a part may import torchvision, which fails as it is beside a CPU-only torch
     found = _walk(where, target)
     if not (inspect.isclass(found) or inspect.isfunction(found)):
         raise BrsweepError(f"{where}.{TARGET}={target}: is no class or function, but of type {type(found).__name__}")
@@ -120,14 +121,6 @@ def in_a_line(error: BaseException) -> str:
 def _reachable(home: str) -> str:
     """The prefix that a target may be written with: packages re-export their parts at the top, torch's are many."""
     return home if home.split(".")[0] in ("torch", "torchvision") else home.split(".")[0]
-
-
-def _make_torchvision_importable() -> None:
-    """Beside a CPU-only torch, torchvision can't be imported as it is, and a part may import it."""
-    if importlib.util.find_spec("torchvision") is not None:
-        from brsweep.torchvision_import import import_torchvision
-
-        import_torchvision()
 
 
 def _walk(where: str, target: str) -> Any:
@@ -177,11 +170,6 @@ def _check_kind(where: str, target: str, found: Any) -> None:
         return
     if not inspect.isclass(found):
         raise BrsweepError(f"{where}.{TARGET}={target}: is a function; a subclass of {module}.{name} is wanted")
-    try:
-        base = getattr(importlib.import_module(module), name)
-    except (ModuleNotFoundError, AttributeError):
-        return
-    if getattr(base, "_is_protocol", False):
-        return
+    base = getattr(importlib.import_module(module), name)
     if not issubclass(found, base) or found is base:
         raise BrsweepError(f"{where}.{TARGET}={target}: is no subclass of {module}.{name}")

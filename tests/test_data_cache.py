@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from brsweep.data.array_cache import ARRAYS, ArrayCache, ArrayWriter
+from brsweep.errors import BrsweepError
 
 ROOT = Path(__file__).parents[1]
+SOURCE = "cats-1"
 CONTENT = {
     "train_images": np.arange(54, dtype=np.uint8).reshape(6, 3, 3, 1),
     "train_labels": np.array([0, 0, 0, 1, 1, 1]),
@@ -36,7 +38,7 @@ def folder(tmp_path) -> Path:
 
 
 def cache(folder: Path) -> ArrayCache:
-    return ArrayCache(folder, build, "data.cache_dir")
+    return ArrayCache(folder, SOURCE, build, "data.cache_dir")
 
 
 def test_what_was_written_comes_back_mapped_and_read_only(folder):
@@ -46,7 +48,7 @@ def test_what_was_written_comes_back_mapped_and_read_only(folder):
         assert np.array_equal(found, array) and isinstance(found, np.memmap) and not found.flags.writeable
     assert images.classes == ("cat", "dog")
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        [*(f"{name}.npy" for name in ARRAYS), "manifest.json"]
+        [*(f"{name}.npy" for name in ARRAYS), "contents.json"]
     )
 
 
@@ -55,7 +57,7 @@ def test_a_writer_that_announces_other_rows_publishes_nothing(folder):
         writer.write("train_images", (7, 3, 3, 1), [CONTENT["train_images"]])
 
     with pytest.raises(TypeError, match="6 rows written, 7 announced"):
-        ArrayCache(folder, short, "data.cache_dir").prepare()
+        ArrayCache(folder, SOURCE, short, "data.cache_dir").prepare()
     assert [path.name for path in folder.parent.iterdir()] == ["key.lock"]
 
 
@@ -76,10 +78,10 @@ HARMS = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-@pytest.mark.parametrize("file", ["manifest.json", *(f"{name}.npy" for name in ARRAYS)])
+@pytest.mark.parametrize("file", ["contents.json", *(f"{name}.npy" for name in ARRAYS)])
 def test_damage_is_made_good_with_a_warning(folder, file, harm):
     cache(folder).prepare()
-    manifest = cache(folder).manifest()
+    contents = cache(folder).contents()
     HARMS[harm](folder / file)
     again = cache(folder)
     with pytest.warns(UserWarning, match=f"damaged image cache, decoded again: .*{file}") as caught:
@@ -87,7 +89,7 @@ def test_damage_is_made_good_with_a_warning(folder, file, harm):
         images = again.load()
     assert len(caught) == 1
     assert all(np.array_equal(getattr(images, name), array) for name, array in CONTENT.items())
-    assert again.manifest() == manifest
+    assert again.contents() == contents
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cache(folder).load()
@@ -103,22 +105,101 @@ def test_an_array_that_is_whole_and_another_is_noticed(folder):
 
 def test_a_class_name_changed_by_hand_is_noticed(folder):
     cache(folder).prepare()
-    manifest = folder / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("cat", "cow"))
-    with pytest.warns(UserWarning, match=r"manifest.json: does not match its own sha256"):
+    contents = folder / "contents.json"
+    contents.write_text(contents.read_text().replace('"cat"', '"cow"'))
+    with pytest.warns(UserWarning, match=r"contents.json: does not match its own sha256"):
         assert cache(folder).load().classes == ("cat", "dog")
 
 
 def test_an_array_of_another_type_is_noticed_before_it_is_read(folder):
     cache(folder).prepare()
     np.save(folder / "test_labels.npy", CONTENT["test_labels"].astype(np.int32))
-    with pytest.warns(UserWarning, match=r"test_labels.npy: int32 \(2,\) is not what the manifest says"):
+    with pytest.warns(UserWarning, match=r"test_labels.npy: int32 \(2,\) is not what the contents say"):
+        cache(folder).prepare()
+
+
+@pytest.mark.parametrize("source", ["dogs-1", "cats-2", ""])
+def test_a_folder_of_another_source_or_version_is_not_taken(folder, source):
+    """Whole, by its own sums, and not what was asked for."""
+    ArrayCache(folder, source, build, "data.cache_dir").prepare()
+    other = folder.with_name("other")
+    folder.rename(other)
+    negative = {name: array[::-1] if "images" in name else array for name, array in CONTENT.items()}
+
+    def build_other(writer):
+        for name, array in negative.items():
+            writer.write(name, array.shape, [np.ascontiguousarray(array)])
+        return ("cat", "dog")
+
+    other.rename(folder)
+    ours = ArrayCache(folder, SOURCE, build_other, "data.cache_dir")
+    with pytest.raises(BrsweepError, match="decoded from"):
+        ours.contents()
+    with pytest.warns(UserWarning, match=rf"decoded again: .*contents.json: decoded from {source}, not from cats-1"):
+        images = ours.load()
+    assert np.array_equal(images.train_images, negative["train_images"]) and ours.contents().source == SOURCE
+
+
+def test_a_folder_made_by_hand_is_not_taken(folder):
+    folder.mkdir(parents=True)
+    for name, array in CONTENT.items():
+        np.save(folder / f"{name}.npy", array * 0)
+    (folder / "contents.json").write_text('{"sha256": "", "classes": ["cat", "dog"], "arrays": {}}')
+    with pytest.warns(UserWarning, match="decoded again"):
+        assert np.array_equal(cache(folder).load().train_images, CONTENT["train_images"])
+
+
+def test_sound_arrays_that_make_no_data_set_are_not_taken(folder):
+    def wrong(writer):
+        for name, array in CONTENT.items():
+            writer.write(name, array.shape, [array + 5 if name == "train_labels" else array])
+        return ("cat", "dog")
+
+    with pytest.raises(BrsweepError, match="train labels run from 5 to 6"):
+        ArrayCache(folder, SOURCE, wrong, "data.cache_dir").prepare()
+    with pytest.warns(UserWarning, match="decoded again: .*train labels run from 5 to 6"):
+        assert cache(folder).load().classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_folder_with_other_files_is_left_as_it_is(folder, nested):
+    folder.mkdir(parents=True)
+    holder = folder / "photos"
+    (holder / "x").mkdir(parents=True) if nested else holder.write_text("mine")
+    with (
+        pytest.warns(UserWarning, match="damaged image cache"),
+        pytest.raises(
+            BrsweepError, match=r"key: the decoded images belong here, and it holds photos; move that folder"
+        ),
+    ):
+        cache(folder).prepare()
+    assert holder.exists() and sorted(path.name for path in folder.parent.iterdir()) == ["key", "key.lock"]
+
+
+def test_a_link_is_replaced_and_not_followed(folder, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "contents.json").write_text("{}")
+    folder.parent.mkdir()
+    folder.symlink_to(tmp_path / "mine")
+    with pytest.warns(UserWarning, match="damaged image cache"):
+        cache(folder).prepare()
+    assert (tmp_path / "mine" / "contents.json").read_text() == "{}" and not folder.is_symlink()
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["key", "key.lock"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "null", "[]", '{"arrays": 3}', '{"arrays": {"train_images": 1}}', "\0"]
+)
+def test_contents_of_any_shape_are_noticed(folder, text):
+    cache(folder).prepare()
+    (folder / "contents.json").write_text(text)
+    with pytest.warns(UserWarning, match="decoded again: .*contents.json"):
         cache(folder).prepare()
 
 
 def test_arrays_in_use_outlive_their_repair(folder):
     images = cache(folder).load()
-    (folder / "manifest.json").unlink()
+    (folder / "contents.json").unlink()
     with pytest.warns(UserWarning):
         cache(folder).prepare()
     assert np.array_equal(images.train_images, CONTENT["train_images"])
@@ -137,12 +218,12 @@ def test_a_whole_folder_needs_no_lock_and_is_checked_once(folder, monkeypatch):
 SLOW = """
 import sys, time
 from pathlib import Path
-from test_data_cache import ArrayCache, build
+from test_data_cache import SOURCE, ArrayCache, build
 def slowly(writer):
     with open(sys.argv[2], "a") as log: log.write("built\\n")
     time.sleep(float(sys.argv[3]))
     return build(writer)
-print(ArrayCache(Path(sys.argv[1]), slowly, "data.cache_dir").load().train_labels.tolist())
+print(ArrayCache(Path(sys.argv[1]), SOURCE, slowly, "data.cache_dir").load().train_labels.tolist())
 """
 ANSWER = ("[0, 0, 0, 1, 1, 1]\n", "")
 

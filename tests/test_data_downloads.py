@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import shutil
 import urllib.error
 
 import numpy as np
 import pytest
 
-from brsweep.data.downloads import Cifar10, Cifar100, Mnist
+from brsweep.data.downloads import Cifar10, Cifar100, Download, Mnist
 from brsweep.errors import BrsweepError
 
 
@@ -58,10 +59,51 @@ def test_cifar_is_decoded_once_and_read_without_torchvision(fake_cifar, monkeypa
 def test_a_damaged_cifar_cache_is_made_again_from_the_files(fake_cifar):
     root, flat = fake_cifar
     Cifar10(str(root)).prepare()
-    (root / "decoded" / "test_images.npy").write_bytes(b"")
+    (root / "decoded-cifar10" / "test_images.npy").write_bytes(b"")
     with pytest.warns(UserWarning, match="damaged image cache, decoded again: .*test_images.npy"):
         images = Cifar10(str(root)).load()
     assert np.array_equal(images.test_images[0, :, :, 0], flat[10].reshape(3, 32, 32)[0])
+
+
+class Named(Download):
+    """A data set of one grey level; its decoding stands in for torchvision's."""
+
+    def _decode(self, writer):
+        for part in ("train", "test"):
+            writer.write(f"{part}_images", (2, 4, 4, 1), [np.full((2, 4, 4, 1), self.level, np.uint8)])
+            writer.write(f"{part}_labels", (2,), [np.arange(2)])
+        return ("a", "b")
+
+    def _pixels(self, dataset): ...
+    def _by_hand(self, kind): ...
+
+
+class Dark(Named):
+    name, level = "dark", 1
+
+
+class Bright(Named):
+    name, level = "bright", 200
+
+
+def test_sources_in_one_root_keep_apart(tmp_path):
+    for _ in range(2):
+        for kind in (Dark, Bright):
+            assert (kind(str(tmp_path)).load().train_images == kind.level).all()
+
+
+@pytest.mark.parametrize("place", ["decoded", "decoded-bright"])
+def test_a_foreign_cache_never_passes(tmp_path, place):
+    """Another source's, whole, where ours belongs or where an older version kept it."""
+    Dark(str(tmp_path)).prepare()
+    shutil.copytree(tmp_path / "decoded-dark", tmp_path / place)
+    if place == "decoded":
+        images = Bright(str(tmp_path)).load()
+        assert (np.load(tmp_path / "decoded" / "test_images.npy") == 1).all()  # neither believed nor deleted
+    else:
+        with pytest.warns(UserWarning, match="decoded again: .*decoded from dark-1, not from bright-1"):
+            images = Bright(str(tmp_path)).load()
+    assert (images.test_images == 200).all()
 
 
 def test_mnist_gets_a_channel(tmp_path):
@@ -97,5 +139,5 @@ def test_no_network_is_one_line_that_says_what_to_put_where(kind, words, tmp_pat
         source.prepare()
     message = str(caught.value)
     assert "\n" not in message and str(tmp_path) in message and all(word in message for word in words)
-    assert not list(tmp_path.glob("decoded/*")) and not list(tmp_path.glob("decoded.partial"))
+    assert not list(tmp_path.glob("decoded*/*")) and not list(tmp_path.glob("*.partial"))
     assert capfd.readouterr().out == ""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from brsweep.data import array_cache
 from brsweep.data.array_cache import ArrayCache
-from brsweep.data.decode import decode
+from brsweep.data.decode import _bits, decode
 from brsweep.data.image_folder import ImageFolder
 from brsweep.errors import BrsweepError
 
@@ -83,10 +86,128 @@ def test_other_modes_become_rgb(tmp_path, mode):
     assert decode(str(path), None).shape == (8, 8, 3)
 
 
-def test_sixteen_bit_images_are_refused(tmp_path):
-    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(BrsweepError, match=r"deep.png: pixels of more than 8 bits"):
-        decode(str(tmp_path / "deep.png"), None)
+def png(colour: int, channels: int, bits: int) -> bytes:
+    """8x8 pixels of zeros."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 8, 8, bits, colour, 0, 0, 0)
+    palette = chunk(b"PLTE", bytes(6)) if colour == 3 else b""
+    rows = (b"\0" + bytes(channels * bits)) * 8
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + palette
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def tiff(order: str, channels: int, bits: int, form: int = 1) -> bytes:
+    """8x8 pixels of zeros. form: 1 unsigned, 2 signed, 3 floating."""
+    count = 11
+    base = 8 + 2 + 12 * count + 4
+    values = bytes(8 * channels * bits)
+    lists = struct.pack(f"{order}{channels}H", *[bits] * channels) + struct.pack(
+        f"{order}{channels}H", *[form] * channels
+    )
+    where = {258: base, 339: base + 2 * channels}
+    tags = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, channels, bits if channels == 1 else where[258]), (259, 3, 1, 1)]
+    tags += [(262, 3, 1, 2 if channels > 2 else 1), (273, 4, 1, base + len(lists)), (277, 3, 1, channels)]
+    tags += [(278, 3, 1, 8), (279, 4, 1, len(values)), (284, 3, 1, 1)]
+    tags += [(339, 3, channels, form if channels == 1 else where[339])]
+    packed = b"".join(
+        struct.pack(f"{order}HHI", *tag[:3])
+        + struct.pack(
+            f"{order}HH" if tag[1] == 3 and tag[2] == 1 else f"{order}I",
+            *((tag[3], 0) if tag[1] == 3 and tag[2] == 1 else (tag[3],)),
+        )
+        for tag in tags
+    )
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
+    return start + struct.pack(f"{order}H", count) + packed + struct.pack(f"{order}I", 0) + lists + values
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def codestream(depth: int) -> bytes:
+    """A JPEG 2000 codestream whose header says `depth` bits; Pillow looks no further when it opens it."""
+    content = bytearray(saved(Image.new("RGB", (8, 8)), "JPEG2000", no_jp2=True))
+    place = content.index(b"\xff\x4f\xff\x51") + 42
+    content[place : place + 9 : 3] = bytes([depth - 1] * 3)
+    return bytes(content)
+
+
+def sgi(bytes_per_sample: int) -> bytes:
+    return struct.pack(">hBBHHHH", 474, 0, bytes_per_sample, 3, 8, 8, 3).ljust(512, b"\0") + bytes(
+        8 * 8 * 3 * bytes_per_sample
+    )
+
+
+DEEP = {
+    **{f"png colour {c}": png(c, n, 16) for c, n in ((0, 1), (2, 3), (4, 2), (6, 4))},
+    **{f"tiff {order}{n}x{bits}": tiff(order, n, bits) for order in "<>" for n, bits in ((1, 16), (3, 16), (4, 16))},
+    "tiff 32 bits": tiff("<", 1, 32),
+    "tiff float": tiff("<", 1, 32, 3),
+    "ppm 65535": b"P6 2 2 65535\n" + bytes(24),
+    "ppm 256": b"P6 2 2 256\n" + bytes(24),
+    "ppm 1023, plain": b"P3 2 2 1023\n" + b"0 " * 12,
+    "pgm 65535": b"P5 2 2 65535\n" + bytes(8),
+    "pfm": b"Pf\n2 2\n-1.0\n" + bytes(16),
+    "jpeg 2000, 12 bits": codestream(12),
+    "jpeg 2000, 16 bits": codestream(16),
+    "jpeg 2000, grey": saved(Image.new("I;16", (8, 8)), "JPEG2000"),
+    "sgi": sgi(2),
+}
+SHALLOW = {
+    **{f"png colour {c}, {bits} bits": png(c, n, bits) for c, n, bits in ((0, 1, 8), (2, 3, 8), (6, 4, 8), (3, 1, 1))},
+    **{f"tiff {order}{n}": tiff(order, n, 8) for order in "<>" for n in (1, 3, 4)},
+    "ppm 255": b"P6 2 2 255\n" + bytes(12),
+    "ppm 100": b"P6 2 2 100\n" + bytes(12),
+    "pbm": b"P1 2 2\n0 1 1 0",
+    "jpeg 2000": saved(Image.new("RGB", (8, 8)), "JPEG2000"),
+    "sgi": sgi(1),
+    **{kind: saved(Image.new("RGB", (8, 8)), kind) for kind in ("JPEG", "BMP", "GIF", "PCX", "TGA", "WEBP")},
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_images_are_refused_in_one_line(tmp_path, name):
+    path = tmp_path / "deep.image"
+    path.write_bytes(DEEP[name])
+    with pytest.raises(BrsweepError, match=r"^[^\n]*deep.image: pixels of more than 8 bits \(\d+\); convert[^\n]*$"):
+        decode(str(path), None)
+
+
+@pytest.mark.parametrize("name", SHALLOW)
+def test_images_of_up_to_eight_bits_are_taken(tmp_path, name):
+    path = tmp_path / "shallow.image"
+    path.write_bytes(SHALLOW[name])
+    with Image.open(path) as image:
+        assert np.array_equal(decode(str(path), None), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+def test_avif_says_its_depth(tmp_path):
+    content = bytearray(saved(Image.new("RGB", (8, 8)), "AVIF"))
+    (tmp_path / "image.avif").write_bytes(content)
+    assert decode(str(tmp_path / "image.avif"), None).shape == (8, 8, 3)
+    with Image.open(io.BytesIO(content)) as image:  # nothing here writes a deeper one
+        content[content.index(b"av1C") + 6] |= 64
+        assert _bits(image, bytes(content)) == 10
+
+
+@pytest.mark.parametrize("kind", ["ICO", "DDS", "EPS"])
+def test_formats_that_can_not_be_asked_are_refused(tmp_path, kind):
+    path = tmp_path / "image"
+    path.write_bytes(saved(Image.new("RGB", (16, 16)), kind))
+    with pytest.raises(BrsweepError, match=rf"image: {kind} files are not read; convert it to PNG"):
+        decode(str(path), None)
 
 
 def _text(path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brsweep.data.digits import Digits
-from brsweep.data.images import Images
+from brsweep.data.images import Images, Source
 from brsweep.data.synthetic import Synthetic
 from brsweep.data.tables import build_tables, channel_statistics
 from brsweep.errors import BrsweepError
@@ -96,10 +96,57 @@ def test_synthetic_patterns_are_shared_by_the_two_parts():
         assert (images.test_images[images.test_labels == label] == pattern).all()
 
 
-@pytest.mark.parametrize(("name", "value"), [("classes", 1), ("train_images", 2), ("noise", -1), ("image_size", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("classes", 1), ("train_images", 2), ("noise", -1), ("image_size", 0), ("noise", float("nan"))),
+        *(("noise", float("inf")), ("seed", -1), ("train_images", 1e3), ("image_size", 2**64)),
+    ],
+)
 def test_synthetic_arguments_out_of_range(name, value):
     with pytest.raises(BrsweepError, match=f"data.{name}={value}"):
         Synthetic(**SMALL | {name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("image_size", 10**9), ("train_images", 10**18), ("test_images", 2**62)])
+def test_more_synthetic_images_than_memory_are_one_line(name, value):
+    source = Synthetic(**SMALL | {name: value})
+    with pytest.raises(BrsweepError, match=r"^data: [^\n]* do not fit into memory[^\n]*$"):
+        source.load()
+
+
+def test_a_source_is_whole_or_can_not_be_made():
+    class Half(Source):
+        def prepare(self): ...
+        def identity(self):
+            return "half-1"
+
+    with pytest.raises(TypeError, match="load"):
+        Half()
+
+
+@pytest.mark.parametrize("given", [None, {"train": 1}, (np.zeros(3),)])
+def test_a_source_that_gives_anything_else_is_named(given):
+    class Wrong(Source):
+        def prepare(self): ...
+        def identity(self):
+            return "wrong-1"
+
+        def load(self):
+            return given
+
+    options = {"split_seed": 0, "crop_padding": 1, "flip": True, "device": "cpu", "channels_last": True}
+    with pytest.raises(BrsweepError, match=rf"^data: Wrong.load gave a {type(given).__name__}; Images is wanted$"):
+        build_tables(Wrong(), val_fraction=0.2, **options)
+
+
+@pytest.mark.parametrize("kind", [list, torch.as_tensor])
+def test_arrays_of_another_library_are_named(kind):
+    images, labels = part()
+    with pytest.raises(BrsweepError, match=r"^data: train images are a (list|Tensor); a numpy array is wanted$"):
+        Images(kind(images), labels, images, labels, ("a", "b"))
+    with pytest.raises(BrsweepError, match=r"^data: test labels are a (list|Tensor); a numpy array is wanted$"):
+        Images(images, labels, images, kind(labels), ("a", "b"))
 
 
 @settings(max_examples=20, deadline=None)
@@ -168,7 +215,7 @@ def test_every_data_file_binds_to_its_source(path, monkeypatch):
     own = {key: value for key, value in node.items() if key not in COMMON}
     inspect.signature(kind).bind(**own)
     source = kind(**own)
-    assert all(callable(getattr(source, method)) for method in ("prepare", "identity", "load"))
+    assert isinstance(source, Source)
 
 
 def test_the_data_files_are_all_here():

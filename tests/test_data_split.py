@@ -59,3 +59,8 @@ def test_a_class_that_would_keep_nothing_is_named():
 def test_fractions_outside_the_range(fraction):
     with pytest.raises(BrsweepError, match="val_fraction"):
         split_indices(np.array([0, 1]), fraction, 0)
+
+
+def test_a_seed_below_zero():
+    with pytest.raises(BrsweepError, match="split_seed=-1"):
+        split_indices(np.array([0, 1, 0, 1]), 0.5, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,9 +99,8 @@ def test_schemas_are_declared_only_where_the_extension_cannot_load(monkeypatch, 
     monkeypatch.setattr(torch.ops, "load_library", load_library)
     monkeypatch.setattr(torch.library, "define", lambda name, schema: declared.append(name))
     monkeypatch.setattr(torchvision_import, "UNDECLARED", ("an_operator_that_nobody_declared",))
-    monkeypatch.setitem(sys.modules, "torchvision", torch)  # stands in, so that nothing is imported here
     monkeypatch.setattr(torchvision_import.importlib.util, "find_spec", lambda name: _Spec())
-    torchvision_import.import_torchvision()
+    torchvision_import._declare_missing()
     assert declared == ([] if loads else ["torchvision::an_operator_that_nobody_declared"])
 
 
@@ -111,3 +111,31 @@ class _Spec:
         self.submodule_search_locations = importlib.machinery.PathFinder.find_spec(
             "torchvision"
         ).submodule_search_locations
+
+
+@pytest.mark.parametrize(
+    "line", ["import torchvision.ops", "from torchvision import models", "import torch, torchvision"]
+)
+def test_a_part_that_imports_torchvision_itself_can_be_imported(tmp_path, line):
+    (tmp_path / "part.py").write_text(f"{line}\n", encoding="utf-8")
+    code = (
+        "import sys; from brsweep.torchvision_import import make_importable\n"
+        "make_importable(); make_importable(); assert not {'torch', 'torchvision'} & set(sys.modules)\n"
+        "before = len(sys.meta_path); import part; assert len(sys.meta_path) == before - 1\n"
+        "make_importable(); assert len(sys.meta_path) == before - 1; print(part.__name__)"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "part\n", "")
+
+
+def test_without_torchvision_nothing_is_declared_and_the_error_is_pythons(tmp_path):
+    code = (
+        "import sys; from brsweep.torchvision_import import make_importable; make_importable()\n"
+        "sys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n"
+        "try: import torchvision\n"
+        "except ModuleNotFoundError as error: print(error.name, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("torchvision False\n", "")

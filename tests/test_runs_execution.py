@@ -428,7 +428,7 @@ def test_the_last_stage_begins_with_the_warm_ups_momentum(tmp_path, monkeypatch)
 
 
 def test_the_order_of_an_epoch_is_its_own(tmp_path, monkeypatch):
-    from brsweep.data.table import ImageTable
+    from brsweep.data.tables import ImageTable
     from brsweep.training.schedule import seed_of
 
     augmented, seeds = ImageTable.augmented, []

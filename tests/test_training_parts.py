@@ -1,11 +1,9 @@
-"""The parts of training by themselves: schedule, parameter groups, checkpoints, evaluation, measurements."""
+"""The parts of training by themselves: schedule, parameter groups, evaluation, measurements."""
 
 from __future__ import annotations
 
 import copy
 import math
-import os
-import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -20,8 +18,6 @@ from brsweep.kernels import ALPHA_FLOOR
 from brsweep.quant import calibrate, quantize_model
 from brsweep.regularizers import BinRegularizer
 from brsweep.regularizers.regularizer import ramp
-from brsweep.training import checkpoint
-from brsweep.training.checkpoint import load, load_pretrained, save
 from brsweep.training.evaluate import evaluate, with_reestimated_norms
 from brsweep.training.measure import CodeChanges, Probe, penalty_totals
 from brsweep.training.optim import build_optimizer, check_partition, freeze_alphas, parameter_groups, set_lr
@@ -161,134 +157,6 @@ def test_freezing_takes_the_alphas_out(images):
     held = {id(p) for group in optimizer.param_groups for p in group["params"]} | {id(p) for p in optimizer.state}
     assert not held & {id(site.quantizer.alpha) for site in sites}
     check_partition(optimizer, model)
-
-
-# --- checkpoints -----------------------------------------------------------------------------------------------------
-
-
-class Power(BaseException):
-    """The power is cut."""
-
-
-def test_a_cut_before_the_move_leaves_the_old_state(tmp_path, monkeypatch):
-    path = tmp_path / "state.pt"
-    save(path, {"epoch": 1})
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoint.os, "replace", lambda *_: (_ for _ in ()).throw(Power))
-        with pytest.raises(Power):
-            save(path, {"epoch": 2})
-    assert load(path) == {"epoch": 1}
-    save(path, {"epoch": 3})
-    assert load(path) == {"epoch": 3}
-    assert list(tmp_path.iterdir()) == [path]  # what the cut left behind has been used up
-
-
-def test_the_state_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
-    calls = []
-    for name in ("fsync", "replace"):
-        function = getattr(os, name)
-        monkeypatch.setattr(checkpoint.os, name, lambda *a, n=name, f=function: (calls.append(n), f(*a)))
-    save(tmp_path / "state.pt", {"epoch": 1})
-    assert calls == ["fsync", "replace"]
-
-
-def test_a_full_disk_leaves_the_old_state_and_one_line(tmp_path, monkeypatch):
-    path = tmp_path / "state.pt"
-    save(path, {"epoch": 1})
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
-    with pytest.raises(BrsweepError, match=r"state\.pt: can't be written \(No space left on device\)"):
-        save(path, {"epoch": 2})
-    assert load(path) == {"epoch": 1} and list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("keep", [0, 1, 100, -1, -200])
-def test_a_cut_file(tmp_path, keep):
-    path = tmp_path / "state.pt"
-    save(path, {"weight": torch.arange(1000.0)})
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(BrsweepError, match=r"state\.pt: (damaged or no checkpoint|refused)") as raised:
-        load(path)
-    assert "\n" not in str(raised.value)
-
-
-def test_a_missing_file(tmp_path):
-    with pytest.raises(BrsweepError, match=r"state\.pt: no such checkpoint"):
-        load(tmp_path / "state.pt")
-
-
-class Code:
-    def __init__(self, ran) -> None:
-        self.ran = ran
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.ran),))
-
-
-@pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
-def test_code_in_a_file_is_refused_and_does_not_run(tmp_path, write):
-    write({"model": Code(tmp_path / "ran")}, tmp_path / "state.pt")
-    with pytest.raises(BrsweepError, match=r"state\.pt: (refused|damaged)") as raised:
-        load(tmp_path / "state.pt")
-    assert not (tmp_path / "ran").exists() and "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    "wrapped",
-    [
-        lambda state: state,
-        lambda state: {"state_dict": state, "epoch": 3},
-        lambda state: {"model": state},
-        lambda state: {"model": {"state_dict": state}},
-        lambda state: {f"module.{key}": value for key, value in state.items()},
-    ],
-)
-def test_pretrained_forms(tmp_path, wrapped):
-    torch.manual_seed(5)
-    trained = SmallNet()
-    torch.save(wrapped(trained.state_dict()), tmp_path / "net.pt")
-    fresh = SmallNet()
-    load_pretrained(tmp_path / "net.pt", fresh)
-    for key, value in trained.state_dict().items():
-        assert torch.equal(fresh.state_dict()[key], value)
-
-
-def test_another_architecture_lists_what_differs(tmp_path):
-    state = SmallNet().state_dict()
-    del state["bn1.weight"]
-    state["conv2.weight"] = torch.zeros(7, 4, 3, 3)
-    state["extra.weight"] = torch.zeros(2)
-    torch.save(state, tmp_path / "net.pt")
-    fresh = SmallNet()
-    before = copy.deepcopy(fresh.state_dict())
-    with pytest.raises(BrsweepError) as raised:
-        load_pretrained(tmp_path / "net.pt", fresh)
-    line = str(raised.value)
-    assert "missing bn1.weight; unknown extra.weight; conv2.weight is 7x4x3x3, wanted 6x4x3x3" in line
-    assert "replace_head" not in line and "\n" not in line
-    assert all(torch.equal(value, before[key]) for key, value in fresh.state_dict().items())
-
-
-def test_another_head(tmp_path):
-    trained = SmallNet()
-    trained.fc = nn.Linear(6, 10)
-    torch.save(trained.state_dict(), tmp_path / "net.pt")
-    fresh = SmallNet()
-    head = fresh.fc.weight.clone()
-    with pytest.raises(BrsweepError, match=r"fc\.weight is 10x6, wanted 5x6.*pretrained_replace_head=true"):
-        load_pretrained(tmp_path / "net.pt", fresh)
-    load_pretrained(tmp_path / "net.pt", fresh, replace_head=True)
-    assert torch.equal(fresh.conv1.weight, trained.conv1.weight) and torch.equal(fresh.fc.weight, head)
-
-
-@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"model": {"a": torch.zeros(1), "b": "text"}}])
-def test_no_state_dict(tmp_path, content):
-    torch.save(content, tmp_path / "net.pt")
-    with pytest.raises(BrsweepError, match="holds no state dict"):
-        load_pretrained(tmp_path / "net.pt", SmallNet())
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from brsweep.data.images import Images
+from brsweep.data.images import Images, Source
 from brsweep.data.split import split_indices
 
 TOTAL, TEST = 1797, 360
@@ -17,7 +17,7 @@ WHITE = 16
 """The file counts the inked pixels of each 4x4 block, so its values run from 0 to 16."""
 
 
-class Digits:
+class Digits(Source):
     """`load` gives uint8 [N, 8, 8, 1], value v of 0..16 as round(v * 255 / 16)."""
 
     def prepare(self) -> None:

@@ -1,23 +1,24 @@
 """CIFAR-10, CIFAR-100 and MNIST: downloaded and checked by torchvision, decoded once.
 
-The files lie in `root`, as torchvision lays them out; the decoded arrays in `root/decoded` (`array_cache.py`).
-torchvision compares the files with known MD5 sums, so the identity is a constant and asks for no file.
+The files lie in `root`, as torchvision lays them out; the decoded arrays in `root/decoded-<name>` (`array_cache.py`),
+so that several sets may share a root. torchvision compares the files with known MD5 sums, so the identity is a constant
+and asks for no file.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from brsweep.data.array_cache import ArrayCache, ArrayWriter
-from brsweep.data.images import Images
+from brsweep.data.images import Images, Source
 from brsweep.errors import BrsweepError
 
 
-class Download(ABC):
+class Download(Source):
     """One of torchvision's data sets. root: the folder for its files; made, and filled, where they are missing."""
 
     name: ClassVar[str]
@@ -25,7 +26,7 @@ class Download(ABC):
 
     def __init__(self, root: str) -> None:
         self.root = Path(root).expanduser()
-        self._cache = ArrayCache(self.root / "decoded", self._decode, "data.root")
+        self._cache = ArrayCache(self.root / f"decoded-{self.name}", self.identity(), self._decode, "data.root")
 
     def prepare(self) -> None:
         """Download and decode unless that was done. Raises `BrsweepError` with the file to fetch by hand."""

@@ -1,30 +1,42 @@
 """What every data source delivers, and what a source is.
 
-A source is a plain class, named by `_target_` in conf/data: its constructor takes its own arguments and is cheap,
-`prepare` does whatever is done once (download, decode), `identity` names the content without reading it, and `load`
-returns the images. To add one: one such class, one YAML file. Numpy alone: planning a sweep asks for identities and
-imports no torch.
+To add one: one subclass of `Source`, one YAML file in conf/data that names it. Numpy alone: planning a sweep asks for
+identities and imports no torch.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from brsweep.errors import BrsweepError
 
 
-class Source(Protocol):
+class Source(ABC):
+    """Where images come from, named by `_target_` in conf/data.
+
+    The constructor takes the source's own options and is cheap: a plan makes one per run, opens no file and imports
+    nothing heavy. It raises `BrsweepError`, one line, for an option out of range. The launching process calls
+    `prepare` before it asks for the identity, and each run calls `load` in a process of its own; several processes
+    may call either at once, on several machines that share a disk. All three raise `BrsweepError`, one line that
+    names the file or option and says what to do.
+    """
+
+    @abstractmethod
     def prepare(self) -> None:
-        """Make the content ready on this machine; a second call finds it ready. Processes may call it at once."""
+        """Do what is done once on this machine (download, decode); a second call finds it done and is cheap. What it
+        makes is whole or absent, also where the process is killed."""
 
+    @abstractmethod
     def identity(self) -> str:
-        """Name and version of the content, such as "digits-1". `BrsweepError` where only `prepare` can tell."""
+        """Name and version of the content, such as "digits-1". Equal identities promise equal images, labels, order
+        and classes: results are shared by them. Reads no image; raises where only `prepare` can tell."""
 
+    @abstractmethod
     def load(self) -> Images:
-        """The images, prepared first where that was left out."""
+        """The images, prepared first where that was left out. The same ones at every call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +66,9 @@ class Images:
 
 
 def _check_part(part: str, images: np.ndarray, labels: np.ndarray, classes: int) -> None:
+    for name, array in (("images", images), ("labels", labels)):
+        if not isinstance(array, np.ndarray):
+            raise BrsweepError(f"data: {part} {name} are a {type(array).__name__}; a numpy array is wanted")
     if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
         raise BrsweepError(f"data: {part} images are {images.dtype} {images.shape}; uint8 [N, H, W, C] is wanted")
     if labels.dtype != np.int64 or labels.shape != images.shape[:1]:

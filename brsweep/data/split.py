@@ -22,6 +22,8 @@ def split_indices(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.nd
     """
     if not 0 <= fraction < 1:
         raise BrsweepError(f"data.val_fraction={fraction}: has to be 0 or more and below 1")
+    if seed < 0:
+        raise BrsweepError(f"data.split_seed={seed}: has to be 0 or more")
     counts = np.bincount(labels)
     taken = _shares(counts, fraction)
     for label in np.flatnonzero((taken >= counts) & (counts > 0)):

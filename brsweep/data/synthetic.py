@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from brsweep.data.images import Images
+from brsweep.data.images import Images, Source
 from brsweep.errors import BrsweepError
 
 COARSE = 4
 DARKEST, BRIGHTEST = 64, 192
+LIMIT = 2**63
 
 
-class Synthetic:
+class Synthetic(Source):
     """classes, train_images and test_images: counts. image_size: pixels along each side. channels: as a colour image.
 
     noise: standard deviation in grey levels; the patterns themselves run from 64 to 191. seed: of patterns and noise.
@@ -41,8 +42,10 @@ class Synthetic:
             ("noise", noise, 0),
             ("seed", seed, 0),
         ):
-            if value < least:
-                raise BrsweepError(f"data.{name}={value}: has to be {least} or more")
+            if not least <= value < LIMIT:
+                raise BrsweepError(f"data.{name}={value}: has to be {least} or more, and finite")
+            if name != "noise" and not isinstance(value, int):
+                raise BrsweepError(f"data.{name}={value}: a whole number is wanted")
         self.classes, self.train_images, self.test_images = classes, train_images, test_images
         self.image_size, self.channels, self.noise, self.seed = image_size, channels, float(noise), seed
 
@@ -53,6 +56,13 @@ class Synthetic:
         return "synthetic-1 " + " ".join(f"{name}={value}" for name, value in vars(self).items())
 
     def load(self) -> Images:
+        try:
+            return self._draw()
+        except (MemoryError, ValueError) as error:  # numpy's words for more than there is, and more than it can count
+            counts = f"{self.train_images} + {self.test_images} images of {self.image_size}x{self.image_size}"
+            raise BrsweepError(f"data: {counts} pixels do not fit into memory; choose fewer or smaller ones") from error
+
+    def _draw(self) -> Images:
         generator = np.random.Generator(np.random.PCG64(self.seed))
         coarse = generator.integers(DARKEST, BRIGHTEST, (self.classes, COARSE, COARSE, self.channels))
         enlarged = np.arange(self.image_size) * COARSE // self.image_size

@@ -59,6 +59,7 @@ def _reestimated(run: Run, bench: Any, learner: Any) -> dict[str, float] | None:
     from brsweep.stages.run import BEST
     from brsweep.training.checkpoint import load
     from brsweep.training.evaluate import evaluate, with_reestimated_norms
+    from brsweep.training.schedule import seed_of
 
     count = run.config["reestimate_bn_batches"]
     if not count:
@@ -68,8 +69,9 @@ def _reestimated(run: Run, bench: Any, learner: Any) -> dict[str, float] | None:
     result = {}
     for name, weights in (("test_accuracy", best), ("test_accuracy_last", last)):
         learner.model.load_state_dict(weights)
-        batches = bench.tables.train.plain(run.config["data"]["batch_size"])
-        images = (images for _, (images, _) in zip(range(count), batches, strict=False))
+        size, train = run.config["data"]["batch_size"], bench.tables.train
+        batches = train.plain(size, min(count, train.steps(size)) * size, seed_of(run.config["seed"], "reestimate"))
+        images = (images for images, _ in batches)
         model = with_reestimated_norms(learner.model, images)
         scored = dataclasses.replace(learner, model=model)
         result[name] = evaluate(scored, bench.tables.test.plain(), len(bench.tables.classes)).accuracy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -52,8 +52,11 @@ class Bench:
         tables = build_tables(source, device=device, channels_last=config["channels_last"], **options)
         return cls(config, tables, device)
 
-    def float_model(self, state: Mapping[str, Tensor] | None = None) -> nn.Module:
-        """The float network, its ReLUs clipped as the quantized one's will be; weights by the seed, or `state`."""
+    def float_model(
+        self, state: Mapping[str, Tensor] | None = None, say: Callable[[str], None] = lambda line: None
+    ) -> nn.Module:
+        """The float network, its ReLUs clipped as the quantized one's will be; weights by the seed, or `state`, or from
+        a pretrained file, of which `say` tells what was taken."""
         node = self.config["model"]
         factory = targets.locate("model", node[targets.TARGET])
         arguments = {key: value for key, value in node.items() if key != targets.TARGET}
@@ -64,7 +67,7 @@ class Bench:
         if state is not None:
             model.load_state_dict(state)
         elif self.config["pretrained"]:
-            load_pretrained(self.config["pretrained"], model, self.config["pretrained_replace_head"])
+            say(load_pretrained(self.config["pretrained"], model, self.config["pretrained_replace_head"]))
         return self._placed(model)
 
     def quantized_model(self, float_state: Mapping[str, Tensor] | None = None) -> tuple[nn.Module, Conversion]:

@@ -106,11 +106,11 @@ def _prepare(bench: Bench, stage: Stage, parent: dict[str, Any] | None, folder: 
     if stage.quantized:
         learner, probe = _begin_qat(bench, stage, parent, reporter)
     else:
-        learner, probe = bench.learner(bench.float_model(), stage.optimizer), None
+        learner, probe = bench.learner(bench.float_model(say=reporter.say), stage.optimizer), None
     state = {"history": [], "layers": [], "snapshots": {}, "float": None, "best": None, "collapse": None}
     state |= {key: parent[key] for key in ("history", "layers", "snapshots", "float")} if parent else {}
     state |= {"signature": stage.signature, "stage": stage.name, "quantized": stage.quantized, "done": stage.first}
-    saved = _checkpoint(folder / CHECKPOINT, stage, reporter)
+    saved = _checkpoint(folder, stage, reporter)
     if saved is not None:
         learner.model.load_state_dict(saved["model"])
         learner.optimizer.load_state_dict(saved["optimizer"])
@@ -214,15 +214,20 @@ def _keep_best(state: dict[str, Any], record: Mapping[str, Any], learner: Learne
         save(folder / BEST, {"model": learner.model.state_dict()})
 
 
-def _checkpoint(path: Path, stage: Stage, reporter: Reporter) -> dict[str, Any] | None:
-    if not path.exists():
+def _checkpoint(folder: Path, stage: Stage, reporter: Reporter) -> dict[str, Any] | None:
+    """The checkpoint of the stage in `folder`; None, and a warning, where it or the best epoch's weights are damaged."""
+    if not (folder / CHECKPOINT).exists():
         return None
     try:
-        saved = load(path)
+        saved = load(folder / CHECKPOINT)
+        if not isinstance(saved, dict) or saved.get("signature") != stage.signature:
+            return None
+        if saved["best"] is not None:
+            load(folder / BEST)
     except BrsweepError as error:
         reporter.warn(f"{error}; {stage.name} begins anew")
         return None
-    return saved if isinstance(saved, dict) and saved.get("signature") == stage.signature else None
+    return saved
 
 
 def _catch_up(state: Mapping[str, Any], reporter: Reporter) -> None:

@@ -46,7 +46,8 @@ def evaluate(learner: Learner, batches: Iterable[tuple[Tensor, Tensor]], classes
 
 @torch.no_grad()
 def with_reestimated_norms(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
-    """A copy of the network whose batch-norm statistics are the plain mean over `batches` of training images.
+    """A copy of the network whose batch-norm statistics are the plain mean over `batches` of training images, which
+    have to be fair samples of them: of a table sorted by class the first ones hold one class.
 
     Oscillating weights harm the running statistics first (Nagel et al., ICML 2022), which re-estimate them on 50
     training batches before each evaluation.

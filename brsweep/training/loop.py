@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from brsweep.data.tables import Tables
 from brsweep.errors import BrsweepError
@@ -74,7 +75,7 @@ def fit(
         changes = CodeChanges(probe, tables.train.steps(batch_size)) if probe else None
         epoch_seed = seed_of(seed, span.name, epoch)
         totals, lambdas = _train_epoch(learner, tables, span, epoch, epoch_seed, batch_size, device, bar, changes)
-        if totals.first_bad_step >= 0:
+        if totals.first_bad_step >= 0 or not _is_finite(learner.model):
             raise Diverged(_where_it_diverged(learner, span, epoch, totals))
         layers = probe.layers(changes, lambdas, weight_decay) if probe else {}
         record = {
@@ -148,10 +149,20 @@ def _penalties(learner: Learner, layers, totals: EpochTotals, lambdas: Mapping[s
     return record
 
 
+@torch.no_grad()
+def _is_finite(model: nn.Module) -> bool:
+    """Whether parameters and buffers are numbers: the last update of an epoch shows in no loss of it. One wait for the
+    device."""
+    values = [value for value in model.state_dict().values() if value.is_floating_point()]
+    return bool(torch.stack([value.isfinite().all() for value in values]).all())
+
+
 def _where_it_diverged(learner: Learner, span: Span, epoch: int, totals: EpochTotals) -> str:
-    bad = [name for name, p in learner.model.named_parameters() if not bool(torch.isfinite(p).all())]
+    bad = [name for name, value in learner.model.state_dict().items() if not bool(value.isfinite().all())]
     where = f"; first parameter that is not finite: {bad[0]}" if bad else ""
+    step = f"the loss is not a number since step {totals.first_bad_step} of"
+    if totals.first_bad_step < 0:
+        step = "the network's weights are not a number after the last step of"
     return (
-        f"the loss is not a number since step {totals.first_bad_step} of epoch {epoch + 1}/{span.epochs} in stage "
-        f"{span.name}{where}; the last checkpoint before it is kept: lower the learning rate or the lambdas"
+        f"{step} epoch {epoch + 1}/{span.epochs} in stage {span.name}{where}; the last checkpoint before it is kept: lower the learning rate or the lambdas"
     )

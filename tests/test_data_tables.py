@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brsweep.data.table import ImageTable
+from brsweep.data.tables import ImageTable
 from brsweep.errors import BrsweepError
 
 MEAN, STD = (0.5, 0.25, 0.4, 0.3), (0.2, 0.3, 0.25, 0.1)
@@ -147,6 +147,21 @@ def test_plain_with_a_limit_is_evenly_spaced():
     assert list(table.plain(5, limit=0)) == []
 
 
+@pytest.mark.parametrize("memory_limit", [0, 2**30])
+def test_plain_with_a_seed_is_shuffled_and_neither_cropped_nor_flipped(memory_limit):
+    """Of a table that is sorted by class each batch holds its share of every class."""
+    images, table = make(1000, crop_padding=2, flip=True, memory_limit=memory_limit)
+    batches = list(table.plain(100, limit=300, seed=7))
+    labels = torch.cat([labels for _, labels in batches])
+    assert [len(labels) for _, labels in batches] == [100] * 3 and len(labels.unique()) == 300
+    assert np.array_equal(pixels(torch.cat([batch for batch, _ in batches])), images[labels.numpy()])
+    # ten sorted classes: 10 of each in a batch of 100, standard deviation 2.8; five of them
+    assert all(np.abs(np.bincount(some // 100, minlength=10) - 10).max() < 15 for _, some in batches)
+    again, other = (torch.cat([some for _, some in table.plain(100, 300, seed)]) for seed in (7, 8))
+    assert torch.equal(labels, again) and not torch.equal(labels, other)
+    assert sorted(torch.cat([some for _, some in table.plain(64, seed=1)]).tolist()) == list(range(1000))
+
+
 def test_streamed_from_a_file_equals_in_memory_to_the_bit(tmp_path):
     images, _ = make(50, 7, 6, 3)
     np.save(tmp_path / "images.npy", images)
@@ -185,8 +200,9 @@ def test_batches_do_not_share_memory_with_the_table():
 
 
 def test_options_out_of_range():
-    with pytest.raises(BrsweepError, match="crop_padding=-1"):
-        make(crop_padding=-1)
+    for padding in (-1, 5, 10**12):
+        with pytest.raises(BrsweepError, match=rf"crop_padding={padding}: .* from 0 to the image's 4"):
+            make(crop_padding=padding)
     with pytest.raises(BrsweepError, match="batch_size=0"):
         make()[1].steps(0)
     with pytest.raises(BrsweepError, match="batch_size=0"):
