@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
 import time
@@ -152,23 +153,22 @@ class RunFolder:
 
     def snapshot(self, name: str) -> tuple[dict[str, snapshots.Histogram], np.ndarray | None]:
         """Site -> histogram, and the confusion counts or None. Raises `BrsweepError`."""
+        self._own(f"{snapshots.SNAPSHOTS}/{name}.npz")
         return snapshots.snapshot(self.path, name)
 
     def stage_has_ended(self, stage: str) -> bool:
         return snapshots.has_ended(self.path, stage)
 
     def log_end(self, lines: int, most_bytes: int = 4096) -> str:
-        """The last lines of what the run printed, or of the log that its failure names. Links are not followed."""
+        """The last lines of what the run printed, or of the log that its failure names. Links out of the folder are not
+        followed."""
         name = Path((self.failure() or {}).get("log") or CONSOLE).name
-        path = self.path / name
         try:
-            if path.is_symlink():
-                return ""
-            with open(path, "rb") as file:
+            with open(self._own(name), "rb") as file:
                 file.seek(0, 2)
                 file.seek(max(0, file.tell() - most_bytes))
                 text = file.read().decode(errors="replace")
-        except OSError:
+        except (OSError, ValueError):  # ValueError: not the folder's own, or a name that can be no file's
             return ""
         return "\n".join(text.splitlines()[-lines:])
 
@@ -193,7 +193,10 @@ class RunFolder:
     @property
     def held(self) -> bool:
         """Whether a process trains this run at this moment."""
-        return lock_is_held(self.path / LOCK)
+        try:
+            return lock_is_held(self._own(LOCK))
+        except Damaged:
+            return False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -213,11 +216,22 @@ class RunFolder:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def _lines(self, name: str, skip_damaged: bool) -> list[dict[str, Any]]:
-        path = self.path / name
+        path = self._own(name)
         return jsonl.read(path, skip_damaged) if path.exists() else []
 
-    def _text(self, name: str) -> str | None:
+    def _own(self, name: str) -> Path:
+        """Where a file of the folder lies. Raises `Damaged` for a link that leads out of the folder, and for what is
+        neither file nor folder: a pipe is waited for without end."""
         path = self.path / name
+        real = os.path.realpath(path)
+        if os.path.commonpath([real, os.path.realpath(self.path)]) != os.path.realpath(self.path):
+            raise Damaged(f"{path}: a link out of the run's folder, not read; put the file itself in its place")
+        if os.path.exists(real) and not (os.path.isfile(real) or os.path.isdir(real)):
+            raise Damaged(f"{path}: no file; remove it")
+        return path
+
+    def _text(self, name: str) -> str | None:
+        path = self._own(name)
         try:
             with open(path, "rb") as file:
                 content = file.read(LARGEST_TEXT + 1)
