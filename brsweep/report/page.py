@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,9 @@ RUN_NUMBERS = ("val_accuracy", "test_accuracy", "test_accuracy_last", "float_tes
 
 def page(heading: str, tables: Sequence[Judged], figures: Sequence[Figure | Absent], notices: Sequence[str]) -> str:
     """The page's HTML."""
-    from jinja2 import Environment, FileSystemLoader
-
     runs = [run for judged in tables for run in judged.cohort.runs]
     place = {id(run): number for number, run in enumerate(runs)}
-    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    return environment.get_template("page.html").render(
+    return _template().render(
         heading=heading,
         notices=notices,
         tables=[_table(judged, place) for judged in tables],
@@ -44,6 +41,15 @@ def page(heading: str, tables: Sequence[Judged], figures: Sequence[Figure | Abse
         style=(ASSETS / "style.css").read_text(encoding="utf-8"),
         scripts=[(ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in ("chart", "table", "page")],
     )
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment.get_template("page.html")
 
 
 def _table(judged: Judged, place: Mapping[int, int]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ tables rest on.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from brsweep.quant.grid import Grid
 from brsweep.runs import words
 from brsweep.runs.folder import CONFIG, LAYERS, METRICS, RESULT, RunFolder
 from brsweep.runs.status import FINISHED, RunStatus, finite, leads_elsewhere, run_status
-from brsweep.stages.plan import canonical
+from brsweep.stages.plan import BIN_REGULARIZATION, canonical
 from brsweep.sweep.manifest import runs_of
 from brsweep.tracking.snapshots import Histogram
 
@@ -191,6 +192,8 @@ def plain_data(value: Any, path: Path, depth: int = 0) -> Any:
     """`value` with its texts printable. Raises `BrsweepError`, naming the file, for what no run writes there."""
     if isinstance(value, str) and len(value) < LONGEST:
         return words.printable(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has none of them
     if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and -WHOLE < value < WHOLE):
         return value
     if depth < DEEPEST and isinstance(value, list):
@@ -216,11 +219,15 @@ def _epochs_of(folder: RunFolder) -> list[dict[str, Any]]:
 def _readable(config: Any) -> bool:
     """Whether it has what tables and pairs rest on, so that a run of an older version costs the report no more."""
     try:
-        canonical(config)
         quant, reg, schedule = config["quant"], config["reg"], config["schedule"]
         parts = (config["model"], config["data"], reg, quant["quantizer"])
         lambdas = (finite(reg["lambda_weight"]), finite(reg["lambda_act"]))
         numbers = (config["seed"], quant["weight_bits"], quant["act_bits"], schedule["warmup_epochs"])
+        if reg["_target_"] == BIN_REGULARIZATION:
+            kinds = (reg[option][kind] for option in ("ramp", "saturated", "unit") for kind in ("weight", "act"))
+            if not all(isinstance(value, str) for value in kinds):
+                return False
+        canonical(config)
         return (
             all(isinstance(part["_target_"], str) and part["_target_"] for part in parts)
             and all(value is not None and value >= 0 for value in lambdas)
@@ -228,7 +235,7 @@ def _readable(config: Any) -> bool:
             and isinstance(schedule["freeze_alpha"], bool)
             and isinstance(config.get("pretrained"), (str, type(None)))
         )
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return False
 
 

@@ -44,6 +44,8 @@ LOOKS, LOOK_S = 10, 0.05
 MEND = "the same command with stale=retrain trains the run again"
 LARGEST_TEXT = 16 * 2**20
 """Bytes of a result, a failure or a configuration; what is larger was not written here."""
+DEEPEST = 64
+"""Levels of a configuration's nesting, far more than one has."""
 
 
 class Damaged(BrsweepError):
@@ -83,8 +85,7 @@ class RunFolder:
         if text is None:
             return None
         try:
-            if "&" in text or "*" in text:
-                _refuse_aliases(text)
+            _check_events(text)
             config = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         except (yaml.YAMLError, ValueError, RecursionError):
             config = None
@@ -279,10 +280,16 @@ def _seal(result: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _refuse_aliases(text: str) -> None:
-    """Anchors and aliases are never written here, and a few of them nested stand for gigabytes. Raises ValueError."""
+def _check_events(text: str) -> None:
+    """Raise ValueError for YAML that is never written here and dear to read: anchors and aliases, a few of which stand
+    for gigabytes, and nesting that libyaml's recursion does not survive."""
     import yaml
 
-    for token in yaml.scan(text):
-        if isinstance(token, (yaml.AnchorToken, yaml.AliasToken)):
-            raise ValueError("an anchor or an alias")
+    depth = 0
+    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > DEEPEST or getattr(event, "anchor", None) is not None:
+            raise ValueError("an anchor, an alias, or too deep")
