@@ -74,7 +74,8 @@ def write_run(
     folder = sweep / (name or f"{readable_name(made)}-{identity(made, DATA)[:8]}")
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(made, sort_keys=False), encoding="utf-8")
-    (folder / "console.log").write_text("".join(f"line {i} of {folder.name}\n" for i in range(30)))
+    log = "".join(f"line {i} of {folder.name}\n" for i in range(30))
+    (folder / "console.log").write_text(log, encoding="utf-8", errors="backslashreplace")
     records = epochs(changes, stages)
     records = records if state == "finished" else records[: sum(stages.values()) // 2]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))

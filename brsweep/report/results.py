@@ -260,16 +260,16 @@ def _pick(frame: Mapping[str, Any], rows: Sequence[Result], alone: Sequence[Resu
     """None where the rows have no seed in common, or none of them has finished those that they have."""
     begun = [{run.seed for run in r.row.runs} for r in rows]
     seeds = tuple(sorted(seed for seed in set.intersection(*begun) if seed is not None))
-    spreads = {i: _over_seeds(r.row, seeds) for i, r in enumerate(rows)}
+    spreads = {i: _validated(r.row, seeds) for i, r in enumerate(rows)}
     fit = {i: val for i, val in spreads.items() if val is not None}
     if not fit:
         return None
     best = max(fit, key=lambda i: fit[i].mean)
-    baseline = next((val for r in alone if (val := _over_seeds(r.row, seeds)) is not None), None)
+    baseline = next((val for r in alone if (val := _validated(r.row, seeds)) is not None), None)
     return Pick(frame, rows[best], len(fit), len(rows) - len(fit), seeds, fit[best], baseline)
 
 
-def _over_seeds(row: Row, seeds: Sequence[int]) -> Spread | None:
+def _validated(row: Row, seeds: Sequence[int]) -> Spread | None:
     """Validation accuracy over `seeds`; None where one of them has none."""
     of = validation(row)
     return spread([of[seed] for seed in seeds]) if seeds and set(seeds) <= set(of) else None

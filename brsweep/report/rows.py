@@ -247,7 +247,7 @@ def _with(config: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 def _is_below(key: str, places: Iterable[str]) -> bool:
-    return any(key == place or key.startswith(f"{place}.") for place in places)
+    return key.startswith(tuple(places)) and any(key == place or key.startswith(f"{place}.") for place in places)
 
 
 def _but_seed(run: ReportedRun) -> frozenset[str]:

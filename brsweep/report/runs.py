@@ -27,7 +27,7 @@ from brsweep.tracking.snapshots import Histogram
 LOG_LINES = 12
 DEEPEST, LONGEST = 16, 10_000
 """Levels of nesting, and characters of a text, that a run's files may have; ours have a third of them."""
-CURVES = (
+DRAWN = (
     "train_accuracy", "val_accuracy", "test_accuracy", "train_loss", "task_loss", "penalty_weight", "penalty_act", "lr",
 )  # fmt: skip
 """What of an epoch's record is drawn."""
@@ -207,7 +207,7 @@ def _epochs_of(folder: RunFolder) -> list[dict[str, Any]]:
     """The records' stages and numbers; None for a number that JSON can't hold, and for what is none."""
     records = folder.records()
     for number, record in enumerate(records, start=1):
-        wrong = any(isinstance(record.get(key), (str, list, dict)) for key in CURVES)
+        wrong = any(isinstance(record.get(key), (str, list, dict)) for key in DRAWN)
         if wrong or not isinstance(record.get("stage"), str):
             raise BrsweepError(f"{folder.path / METRICS}, line {number}: not the record of an epoch, damaged")
     return [

@@ -44,7 +44,7 @@ LOOKS, LOOK_S = 10, 0.05
 MEND = "the same command with stale=retrain trains the run again"
 LARGEST_TEXT = 16 * 2**20
 """Bytes of a result, a failure or a configuration; what is larger was not written here."""
-DEEPEST = 64
+MOST_LEVELS = 64
 """Levels of a configuration's nesting, far more than one has."""
 
 
@@ -224,7 +224,10 @@ class RunFolder:
         """Where a file of the folder lies. Raises `Damaged` for a link that leads out of the folder, and for what is
         neither file nor folder: a pipe is waited for without end."""
         path = self.path / name
-        real = os.path.realpath(path)
+        try:
+            real = os.path.realpath(path)
+        except ValueError:
+            raise Damaged(f"{path}: a name that no file can have") from None
         if os.path.commonpath([real, os.path.realpath(self.path)]) != os.path.realpath(self.path):
             raise Damaged(f"{path}: a link out of the run's folder, not read; put the file itself in its place")
         if os.path.exists(real) and not (os.path.isfile(real) or os.path.isdir(real)):
@@ -291,5 +294,5 @@ def _check_events(text: str) -> None:
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-        if depth > DEEPEST or getattr(event, "anchor", None) is not None:
+        if depth > MOST_LEVELS or getattr(event, "anchor", None) is not None:
             raise ValueError("an anchor, an alias, or too deep")

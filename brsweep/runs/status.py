@@ -89,7 +89,7 @@ def finite(value: Any) -> float | None:
 
 def leads_elsewhere(path: Path) -> bool:
     """Whether the run's folder is a link to a place that is not in its sweep's folder."""
-    return path.is_symlink() and os.path.dirname(os.path.realpath(path)) != os.path.realpath(path.parent)
+    return os.path.islink(path) and os.path.dirname(os.path.realpath(path)) != os.path.realpath(path.parent)
 
 
 def _count(value: Any) -> int | None:

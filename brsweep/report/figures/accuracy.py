@@ -48,7 +48,7 @@ def against_lambda(judged: Judged, key: str) -> Figure | Absent:
     if tied and key != LAMBDAS[-1]:
         return Absent(name, title, f"it moves with {short(LAMBDAS[-1])}, whose figure shows both")
     but = (*LAMBDAS, *BITS) if tied else (key, *BITS)
-    frames = _best(distinct_settings(done, but), done, but)
+    frames = _furthest(distinct_settings(done, but), done, but)
     position = log_positions(values)
     panels = [_lambda_panel(bits, done, key, position, frames, but) for bits in bit_widths(judged)]
     caption = (
@@ -66,7 +66,7 @@ def _tied(done: Sequence[Result]) -> bool:
     return len(points) > 1 and all(len({point[i] for point in points}) == len(points) for i in (0, 1))
 
 
-def _best(frames: list[dict[str, Any]], done: Sequence[Result], but: Sequence[str]) -> list[dict[str, Any]]:
+def _furthest(frames: list[dict[str, Any]], done: Sequence[Result], but: Sequence[str]) -> list[dict[str, Any]]:
     """What a figure can tell apart: of many settings those that reach the highest validation accuracy."""
 
     def reached(frame: Mapping[str, Any]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from brsweep.report.figures import Absent, Figure, Panel, Series
 from brsweep.report.figures.pairs import Pair
 from brsweep.report.results import Result
-from brsweep.report.runs import CURVES, ReportedRun
+from brsweep.report.runs import DRAWN, ReportedRun
 from brsweep.runs import words
 from brsweep.stages.plan import BIN_REGULARIZATION, REGULARIZED
 
@@ -81,7 +81,7 @@ def _over_seeds(rows: Sequence[tuple[str, Result]], value: Callable[[Mapping[str
 
 def own_curves(run: ReportedRun) -> dict[str, Any]:
     """What the page draws on a run's own page: epochs' values, short."""
-    curves = {key: [_four_digits(record.get(key)) for record in run.records] for key in CURVES}
+    curves = {key: [_four_digits(record.get(key)) for record in run.records] for key in DRAWN}
     known = {key: values for key, values in curves.items() if any(value is not None for value in values)}
     if not run.records:
         return {}
