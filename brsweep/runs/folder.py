@@ -218,7 +218,7 @@ class RunFolder:
 
     def _lines(self, name: str, skip_damaged: bool) -> list[dict[str, Any]]:
         path = self._own(name)
-        return jsonl.read(path, skip_damaged) if path.exists() else []
+        return jsonl.read(path, skip_damaged) if os.path.exists(path) else []
 
     def _own(self, name: str) -> Path:
         """Where a file of the folder lies. Raises `Damaged` for a link that leads out of the folder, and for what is
