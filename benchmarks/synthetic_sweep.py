@@ -27,7 +27,7 @@ STAGES = {"float": 2, "warmup": 1, "br": 2}
 BLOCK = (("conv1", "weight"), ("relu1", "act"), ("conv2", "weight"), ("relu2", "act"))
 ONE_BLOCK = tuple((f"stages.0.0.{part}", kind) for part, kind in BLOCK)
 RESNET20 = tuple((f"stages.{s}.{b}.{part}", kind) for s in range(3) for b in range(3) for part, kind in BLOCK)
-CODE, DATA = "c0de000000000001", "digits-1"
+CORE, CODE, DATA = "c04e000000000001", "c0de000000000001", "digits-1"
 
 
 @cache
@@ -73,8 +73,9 @@ def write_run(
     made = config(changes, sweep.name)
     folder = sweep / (name or f"{readable_name(made)}-{identity(made, DATA)[:8]}")
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
-    (folder / "console.log").write_text("".join(f"line {i} of {folder.name}\n" for i in range(30)))
+    (folder / "config.yaml").write_text(yaml.safe_dump(made, sort_keys=False), encoding="utf-8")
+    log = "".join(f"line {i} of {folder.name}\n" for i in range(30))
+    (folder / "console.log").write_text(log, encoding="utf-8", errors="backslashreplace")
     records = epochs(changes, stages)
     records = records if state == "finished" else records[: sum(stages.values()) // 2]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -121,6 +122,7 @@ def outcome(changes: Mapping[str, Any]) -> dict[str, Any]:
         "threads": 1,
         "device": "cpu",
         "kernels": "numba",
+        "core": CORE,
         "code": CODE,
         "data": DATA,
         "git_commit": "0" * 40,

@@ -7,10 +7,10 @@ import pytest
 
 from benchmarks.synthetic_sweep import ONE_BLOCK, histogram, write_run, write_sweep
 from brsweep.report.figures import Absent, Figure, Heat, Panel, Series
-from brsweep.report.figures.accuracy import against_lambda, alpha_control, bits_by_lambda, log_positions
+from brsweep.report.figures.accuracy import against_lambda, bits_by_lambda, log_positions, ways_of_alpha
 from brsweep.report.figures.build import figures
 from brsweep.report.figures.draw import draw
-from brsweep.report.figures.inside import Inside, alphas, changes, distributions, occupancy
+from brsweep.report.figures.inside import Inside, alphas, bin_occupancy, changes, distributions
 from brsweep.report.figures.pairs import pairs
 from brsweep.report.results import judge
 from brsweep.report.rows import cohorts
@@ -97,7 +97,7 @@ def test_the_heat_map_holds_the_means(table):
 
 
 def test_alpha_control_compares_picked_rows_with_lsq(table):
-    figure = alpha_control(table)
+    figure = ways_of_alpha(table)
     assert [word for _, word in figure.panels[0].x_ticks] == [
         "LSQ", "detached", "reached", "frozen",
     ]  # fmt: skip
@@ -113,8 +113,10 @@ def test_figures_without_data_say_why(tmp_path):
 
 def test_pairs_are_of_one_seed_and_the_picked_row(table):
     for pair in pairs(table):
-        assert pair.br.seed == pair.lsq.seed == 1
-        assert pair.br_row in [pick.result for pick in table.picks] and pair.lsq_row.row.is_lsq
+        (lsq, lsq_run), (br, br_run) = pair.runs
+        assert (lsq, br, lsq_run.seed, br_run.seed) == ("LSQ", "LSQ + BR", 1, 1)
+        (_, lsq_row), (_, br_row) = pair.rows
+        assert br_row.row in [pick.result.row for pick in table.picks] and lsq_row.row.is_lsq
 
 
 def test_distributions_mirror_lsq_and_br_around_the_levels(inside):
@@ -142,9 +144,9 @@ def test_alpha_and_occupancy_are_those_of_the_low_sites(inside):
     lines = alphas(inside).panels[0].series
     assert [line.name for line in lines] == ["stages.0.0.conv1", "stages.0.0.conv2"]
     assert lines[0].y == [pytest.approx(0.11 + 0.001 * epoch) for epoch in (1, 2, 3)]
-    heat = occupancy(inside).panels[0].heat
+    heat = bin_occupancy(inside).panels[0].heat
     assert heat.columns == ["-2", "-1", "0", "1"] and heat.values == [[25.0] * 4] * 2
-    assert occupancy(inside).panels[2].heat.columns == ["0", "1", "2", "3"]
+    assert bin_occupancy(inside).panels[2].heat.columns == ["0", "1", "2", "3"]
 
 
 def test_code_changes_are_means_over_layers_and_oscillation_is_shown_where_recorded(inside):
@@ -168,7 +170,7 @@ def test_stages_are_marked_in_the_curves(table):
 
 def test_a_second_cohorts_figures_have_names_of_their_own(tmp_path):
     write_run(tmp_path / "s", {"seed": 1})
-    write_run(tmp_path / "s", {"seed": 2}, result={"code": "other"})
+    write_run(tmp_path / "s", {"seed": 2}, result={"core": "other"})
     tables = [judge(cohort) for cohort in cohorts(read_sweeps([tmp_path / "s"])[0])]
     names = [figure.name for figure in figures(tables)]
     assert len(names) == len(set(names)) and "training" in names and "training-2" in names

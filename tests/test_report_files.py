@@ -102,9 +102,9 @@ def test_one_seed_has_no_spread_and_no_verdict(tmp_path):
     assert all("one seed: no spread" in result.notes for result in tables[0].results)
 
 
-def test_different_code_is_kept_apart_and_said(tmp_path):
+def test_another_core_is_kept_apart_and_said(tmp_path):
     write_run(tmp_path / "s", {"seed": 1})
-    write_run(tmp_path / "s", {"seed": 2}, result={"code": "other"})
+    write_run(tmp_path / "s", {"seed": 2}, result={"core": "other"})
     _, told = read(tmp_path / "s")
     assert "kept apart in 2 tables" in told[0] and "other (1 runs)" in told[0]
     assert html_of(tmp_path / "s").count('class="sortable"') == 3  # two tables and the runs'

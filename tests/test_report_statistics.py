@@ -8,10 +8,14 @@ import pytest
 from scipy import stats
 
 from benchmarks.synthetic_sweep import write_run, write_sweep
+from brsweep.report.notices import notices
 from brsweep.report.results import judge
 from brsweep.report.rows import NO_EFFECT, cohorts
 from brsweep.report.runs import read_sweeps
 from brsweep.report.spread import Paired, corrected, paired, spread
+from brsweep.report.table import headlines
+from brsweep.runs.folder import RunFolder
+from brsweep.runs.words import final_values
 from brsweep.sweep.manifest import add_to_manifest
 
 
@@ -68,10 +72,10 @@ def test_gaps_to_lsq_are_paired_by_seed(tmp_path):
         write_run(sweep, {"reg.lambda_act": 2.0, "seed": seed}, result=accuracy(base + gain))
     (table,) = judged(sweep)
     lsq, br = table.results
-    assert lsq.row.is_lsq and lsq.gap_lsq is None
-    assert br.gap_lsq.mean == pytest.approx(0.021) and br.gap_lsq.verdict == "better"
+    assert lsq.row.is_lsq and lsq.gap is None
+    assert br.gap.mean == pytest.approx(0.021) and br.gap.verdict == "better"
     reach = stats.t.ppf(0.975, 2) * 0.001 / math.sqrt(3)
-    assert (br.gap_lsq.low, br.gap_lsq.high) == pytest.approx((0.021 - reach, 0.021 + reach))
+    assert (br.gap.low, br.gap.high) == pytest.approx((0.021 - reach, 0.021 + reach))
     assert br.gap_float.mean == pytest.approx(0.721 - 0.9) and br.test.sd == pytest.approx(0.101)
 
 
@@ -81,7 +85,7 @@ def test_only_seeds_that_both_have_are_paired(tmp_path):
     for seed in (2, 3):
         write_run(tmp_path / "s", {"seed": seed}, result=accuracy(0.6))
     (table,) = judged(tmp_path / "s")
-    assert (table.results[1].gap_lsq.n, table.results[1].gap_lsq.verdict) == (1, "undecided")
+    assert (table.results[1].gap.n, table.results[1].gap.verdict) == (1, "undecided")
     assert "no run with seed 1" in table.results[1].notes and "no run with seed 3" in table.results[0].notes
 
 
@@ -94,7 +98,7 @@ def test_lsq_partners_share_all_but_the_regularizer(tmp_path):
     write_run(sweep, {"bits": 4, "schedule.freeze_alpha": True}, result=accuracy(0.7))
     write_run(sweep, {"bits": 4, "qat_optimizer.lr": 0.5}, result=accuracy(0.8))
     (table,) = judged(sweep)
-    gaps = {r.test.mean: r.gap_lsq and round(r.gap_lsq.mean, 6) for r in table.results}
+    gaps = {r.test.mean: r.gap and round(r.gap.mean, 6) for r in table.results}
     assert gaps == {0.5: None, 0.6: None, 0.3: -0.2, 0.7: 0.2, 0.8: None}
 
 
@@ -116,13 +120,66 @@ def test_lambda_is_picked_on_validation_and_the_test_set_chooses_nothing(tmp_pat
     assert table.picks[0].result.test.mean == pytest.approx(0.6) and table.picks[0].candidates == 3
 
 
-def test_each_setting_picks_its_own_lambda_among_complete_rows(tmp_path):
+def write_lambda(sweep, strength: float, vals: dict[int, float]) -> None:
+    for seed, val in vals.items():
+        write_run(sweep, {"reg.lambda_act": strength, "seed": seed}, result=accuracy(0.5, val))
+
+
+def test_a_pick_stands_when_seeds_are_added_to_one_lambda(tmp_path):
+    """Over the seeds that all lambdas have, 0.1 is better; what the added seeds of 1.0 reach changes nothing."""
+    write_lambda(tmp_path / "s", 0.1, {1: 0.81, 2: 0.83})
+    write_lambda(tmp_path / "s", 1.0, {1: 0.71, 2: 0.73})
+    (before,) = judged(tmp_path / "s")
+    write_lambda(tmp_path / "s", 1.0, {3: 0.99, 4: 0.99, 5: 0.99})
+    write_run(tmp_path / "s", {"reg.lambda_act": 1.0, "seed": 6}, state="stopped")
+    (after,) = judged(tmp_path / "s")
+    for table in (before, after):
+        (pick,) = table.picks
+        assert (pick.result.row.lambdas[1], pick.candidates, pick.incomplete, pick.seeds) == (0.1, 2, 0, (1, 2))
+        assert [r.row.lambdas[1] for r in table.results if r.picked] == [0.1]
+        (line,), _ = headlines(table)
+        assert "best on validation of 2 lambdas, 82.00 ± 1.41 % over the 2 seeds that all have" in line
+
+
+def test_lambdas_without_a_seed_in_common_are_not_compared(tmp_path):
+    write_lambda(tmp_path / "s", 0.1, {1: 0.8})
+    write_lambda(tmp_path / "s", 1.0, {2: 0.9})
+    (table,) = judged(tmp_path / "s")
+    assert not table.picks and not any(r.picked for r in table.results) and headlines(table) == ([], [])
+    assert "W2A2: none of 2 lambdas is picked, they have no seed in common" in notices([table], [])
+
+
+def test_settings_are_ranked_over_the_seeds_that_all_have(tmp_path):
+    """The frozen setting reaches more on a seed that the free one was not given, and less on the one that both have."""
+    for frozen, vals in ((False, {1: 0.8}), (True, {1: 0.7, 2: 0.99})):
+        for seed, val in vals.items():
+            changes = {"schedule.freeze_alpha": frozen, "seed": seed}
+            write_run(tmp_path / "s", changes, result=accuracy(0.5, val))
+    (table,) = judged(tmp_path / "s")
+    first, others = headlines(table)
+    assert len(first) == len(others) == 1 and "freeze_alpha false" in first[0]
+
+
+def test_the_figures_of_a_run_are_those_that_a_tracker_is_told(tmp_path):
+    """One direction: negative where quantization costs accuracy."""
+    folder = write_run(tmp_path / "s", {}, result=accuracy(0.75, 0.8))
+    told = final_values(RunFolder(folder).result())
+    (table,) = judged(tmp_path / "s")
+    (row,) = table.results
+    report = {"val_accuracy": row.val, "test_accuracy": row.test, "test_accuracy_last": row.test_last,
+              "float_test_accuracy": row.floating, "gap_to_float": row.gap_float}  # fmt: skip
+    assert {key: of.mean for key, of in report.items()} == {k: v for k, v in told.items() if k != "best_epoch"}
+    assert told["gap_to_float"] == row.gap_float.mean == 0.75 - 0.9
+
+
+def test_each_setting_picks_its_own_lambda_among_those_that_have_ended(tmp_path):
     sweep = tmp_path / "s"
     for frozen, strength, val in ((False, 0.1, 0.8), (False, 1.0, 0.7), (True, 0.1, 0.5), (True, 1.0, 0.6)):
         changes = {"schedule.freeze_alpha": frozen, "reg.lambda_act": strength}
         for seed in (1, 2):
             write_run(sweep, changes | {"seed": seed}, result=accuracy(0.5, val))
     write_run(sweep, {"reg.lambda_act": 10.0, "seed": 1}, result=accuracy(0.5, 0.99))
+    write_run(sweep, {"reg.lambda_act": 10.0, "seed": 2}, state="stopped")
     (table,) = judged(sweep)
     picked = {(r.row.settings["schedule.freeze_alpha"], r.row.lambdas[1]) for r in table.results if r.picked}
     assert picked == {(False, 0.1), (True, 1.0)}
@@ -154,20 +211,20 @@ def test_one_pretrained_checkpoint_is_told(tmp_path):
 def test_other_code_or_data_is_another_cohort_and_never_compared(tmp_path):
     for seed in (1, 2):
         write_run(tmp_path / "old", LSQ | {"seed": seed})
-        write_run(tmp_path / "new", {"seed": seed}, result={"code": "c0de2"})
+        write_run(tmp_path / "new", {"seed": seed}, result={"core": "c04e2"})
         write_run(tmp_path / "new", {"seed": seed, "bits": 4}, result={"data": "cifar10-1"})
     tables = judged(tmp_path / "old", tmp_path / "new")
-    assert [(t.cohort.code, t.cohort.data) for t in tables] == [
-        ("c0de000000000001", "digits-1"), ("c0de2", "digits-1"), ("c0de000000000001", "cifar10-1"),
+    assert [(t.cohort.core, t.cohort.data) for t in tables] == [
+        ("c04e000000000001", "digits-1"), ("c04e2", "digits-1"), ("c04e000000000001", "cifar10-1"),
     ]  # fmt: skip
-    assert all(r.gap_lsq is None for t in tables for r in t.results)
+    assert all(r.gap is None for t in tables for r in t.results)
 
 
 def test_a_run_of_two_sweeps_counts_once(tmp_path):
     write_run(tmp_path / "a", {}, result=accuracy(0.5))
     write_run(tmp_path / "b", {}, result=accuracy(0.5))
-    runs, notices = read_sweeps([tmp_path / "a", tmp_path / "b"])
-    assert len(runs) == 1 and "counted once" in notices[0]
+    runs, twice = read_sweeps([tmp_path / "a", tmp_path / "b"])
+    assert len(runs) == 1 and "counted once" in twice[0]
 
 
 def test_equal_configuration_and_seed_counts_once(tmp_path):

@@ -63,7 +63,7 @@ def test_the_server_is_sent_what_it_lacks_once(server, tmp_path):
     assert wandb.logged == [(2, {"br/epoch": 1, "br/lr": 0.25, "epoch_total": 2}, True)]
     assert wandb.summary == {
         **{key: value for key, value in RESULT.items() if key != "status"},
-        "gap_to_float": 0.5,
+        "gap_to_float": -0.5,
         "status": "finished",
     }
     assert (wandb.inits[0]["id"], wandb.inits[0]["resume"]) == ((folder / "run_id").read_text(), "allow")

@@ -158,7 +158,7 @@ def test_a_run_is_grouped_tagged_configured_identified_and_summed_up(sweep):
     assert config == yaml.safe_load((folder / "config.yaml").read_text())
     for key in ("val_accuracy", "best_epoch", "test_accuracy", "test_accuracy_last", "float_test_accuracy"):
         assert found.summary[key] == result[key] is not None
-    assert found.summary["gap_to_float"] == result["float_test_accuracy"] - result["test_accuracy"]
+    assert found.summary["gap_to_float"] == result["test_accuracy"] - result["float_test_accuracy"]
     assert (found.summary["status"], found.exit_code) == ("finished", 0)
 
 

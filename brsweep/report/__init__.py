@@ -1,7 +1,7 @@
 """Run folders -> tables, figures and one HTML page: `python -m brsweep.report runs/<sweep>`. Needs no torch.
 
-runs.py       folders -> runs, with what could not be read
-rows.py       runs -> cohorts (one training code, one data set) -> rows (one configuration over its seeds)
+runs.py       folders -> runs as plain, checked data, with what could not be read
+rows.py       runs -> cohorts (one core of code, one data set) -> rows (one configuration over its seeds)
 spread.py     mean, standard deviation, paired differences, Holm's correction
 results.py    rows -> what the table says, with the lambda that validation picks
 published.py  figures of papers for the same net and bits

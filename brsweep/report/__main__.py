@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from brsweep.errors import BrsweepError
+from brsweep.runs.words import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = options.out or default_place(options.sweeps)
         path = write_report(options.sweeps, out)
     except BrsweepError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
-    print(f"report in {path}")
+    print(f"report in {printable(str(path))}")
     if options.open:
         webbrowser.open(path.resolve().as_uri())
     return 0

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.report.results import plain
-from brsweep.report.rows import flat, results_alone
-from brsweep.report.runs import ReportedRun, read_run
+from brsweep.report.rows import dotted, results_alone
+from brsweep.report.runs import ORIGIN, ReportedRun, read_run
 
-ORIGIN = ("code", "data", "git_commit", "device", "kernels", "threads", "host")
 ACCURACIES = ("val_accuracy", "test_accuracy", "test_accuracy_last", "float_test_accuracy")
-NUMBERS = ("penalty_weight", "penalty_act", "best_epoch", "time_s")
+OTHER_NUMBERS = ("penalty_weight", "penalty_act", "best_epoch", "time_s")
 
 
 def compare(a: Path, b: Path) -> str:
@@ -24,7 +23,7 @@ def compare(a: Path, b: Path) -> str:
     ]
     lines = [_aligned(parts)]
     lines += _section("configuration", _differences(*(_config(run) for run in runs)))
-    lines += _section("origin", _differences(*(_origin(run) for run in runs)))
+    lines += _section("origin", _differences(*(_origin_of(run) for run in runs)))
     lines += ["", "result", _aligned([["", "A", "B", "B - A"], *_results(*runs)])]
     return "\n".join(lines)
 
@@ -42,15 +41,15 @@ def _config(run: ReportedRun) -> dict[str, Any]:
     return results_alone(run.config or {})
 
 
-def _origin(run: ReportedRun) -> dict[str, Any]:
+def _origin_of(run: ReportedRun) -> dict[str, Any]:
     result = run.result or {}
-    known = {key: result[key] for key in ORIGIN if key in result}
-    return known | flat({name: result[name] for name in ("versions", "stages") if isinstance(result.get(name), dict)})
+    known = {key: result[key] for key in (*ORIGIN, "host") if key in result}
+    return known | dotted({name: result[name] for name in ("versions", "stages") if isinstance(result.get(name), dict)})
 
 
 def _results(a: ReportedRun, b: ReportedRun) -> list[list[str]]:
     rows = []
-    for key in (*ACCURACIES, *NUMBERS):
+    for key in (*ACCURACIES, *OTHER_NUMBERS):
         values = [run.number(key) for run in (a, b)]
         factor, unit = (100, " %") if key in ACCURACIES else (1, "")
         cells = ["none" if value is None else f"{factor * value:.6g}{unit}" for value in values]

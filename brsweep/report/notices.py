@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from brsweep.report.results import Judged
+from brsweep.report.rows import dotted
 from brsweep.report.runs import ReportedRun
 
 CONDITIONS = {"threads": "numbers of threads (other last bits)", "device": "devices", "kernels": "kernels"}
@@ -15,18 +16,18 @@ def notices(tables: Sequence[Judged], twice: Sequence[str]) -> list[str]:
     lines = []
     if len(tables) > 1:
         cohorts = [judged.cohort for judged in tables]
-        parts = [f"{c.data} under {c.code or 'code unknown'} ({len(c.runs)} runs)" for c in cohorts]
+        parts = [f"{c.data} under {c.core or 'code unknown'} ({len(c.runs)} runs)" for c in cohorts]
         lines.append(
             f"Different training code or data: kept apart in {len(tables)} tables, nothing is compared between them: "
             + "; ".join(parts)
         )
     for judged in tables:
-        lines += _of_cohort(judged)
+        lines += _cohort_notices(judged)
     problems = [problem for judged in tables for run in judged.cohort.runs for problem in run.problems]
-    return [*lines, *_few([*twice, *problems])]
+    return [*lines, *_few([*twice, *problems], SHOWN, " such lines, on the runs' own pages")]
 
 
-def _of_cohort(judged: Judged) -> list[str]:
+def _cohort_notices(judged: Judged) -> list[str]:
     lines, runs = [], judged.cohort.runs
     away = [run for run in runs if not run.counts]
     if away:
@@ -43,13 +44,31 @@ def _of_cohort(judged: Judged) -> list[str]:
         values = _values(counted, key)
         if len(values) > 1:
             lines.append(f"One table holds runs with different {words}: {', '.join(values)}")
+    return [*lines, *judged.unpicked, *_changed_parts(counted)]
+
+
+def _changed_parts(runs: Sequence[ReportedRun]) -> list[str]:
+    """Runs that name the same parts and were trained by different code, though the core that they share is one."""
+    codes: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for run in runs:
+        if run.config is not None and run.code:
+            named = sorted(str(value) for key, value in dotted(run.config).items() if key.endswith("_target_"))
+            codes.setdefault(tuple(named), {}).setdefault(run.code, []).append(run.name)
+    lines = []
+    for of_code in codes.values():
+        told = "; ".join(f"{code}: {', '.join(_few(names, 3, ''))}" for code, names in of_code.items())
+        if len(of_code) > 1:
+            lines.append(
+                "One table holds runs that name the same parts and have different code, because a part's source or a "
+                f"package's version changed between them: {told}"
+            )
     return lines
 
 
 def _values(runs: Sequence[ReportedRun], key: str) -> list[str]:
-    return sorted({str(run.result[key]) for run in runs if key in run.result})
+    return sorted({str(run.result[key]) for run in runs if run.result and key in run.result})
 
 
-def _few(lines: Sequence[str]) -> list[str]:
-    more = len(lines) - SHOWN
-    return [*lines[:SHOWN], *([f"and {more} more such lines, on the runs' own pages"] if more > 0 else [])]
+def _few(lines: Sequence[str], shown: int, more: str) -> list[str]:
+    left = len(lines) - shown
+    return [*lines[:shown], *([f"and {left} more{more}"] if left > 0 else [])]

@@ -7,32 +7,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from brsweep.report.figures import Absent, Figure
 from brsweep.report.figures.curves import own_curves
 from brsweep.report.published import published, why_none
-from brsweep.report.results import Judged, plain, short
-from brsweep.report.rows import flat
+from brsweep.report.results import Judged, inert, plain, short
+from brsweep.report.rows import dotted
 from brsweep.report.runs import ReportedRun, fingerprint
-from brsweep.report.table import LEGEND, Column, filled, summary
+from brsweep.report.table import LEGEND, Column, filled, headlines
 from brsweep.report.typeset import title
 
 ASSETS = Path(__file__).parent / "assets"
-ORIGIN = ("code", "git_commit", "data", "device", "threads", "kernels")
 RUN_NUMBERS = ("val_accuracy", "test_accuracy", "test_accuracy_last", "float_test_accuracy", "time_s")
 
 
 def page(heading: str, tables: Sequence[Judged], figures: Sequence[Figure | Absent], notices: Sequence[str]) -> str:
     """The page's HTML."""
-    from jinja2 import Environment, FileSystemLoader
-
     runs = [run for judged in tables for run in judged.cohort.runs]
     place = {id(run): number for number, run in enumerate(runs)}
-    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    return environment.get_template("page.html").render(
+    return _template().render(
         heading=heading,
         notices=notices,
         tables=[_table(judged, place) for judged in tables],
@@ -41,14 +37,24 @@ def page(heading: str, tables: Sequence[Judged], figures: Sequence[Figure | Abse
         absent=[figure for figure in figures if isinstance(figure, Absent)],
         runs=[_run_line(run, number) for number, run in enumerate(runs)],
         states=_states(runs),
-        data=_data(tables, figures, runs),
-        style=(ASSETS / "style.css").read_text(),
-        scripts=[(ASSETS / f"{name}.js").read_text() for name in ("chart", "table", "page")],
+        data=_page_data(tables, figures, runs),
+        style=(ASSETS / "style.css").read_text(encoding="utf-8"),
+        scripts=[(ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in ("chart", "table", "page")],
     )
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment.get_template("page.html")
 
 
 def _table(judged: Judged, place: Mapping[int, int]) -> dict[str, Any]:
     columns = [column for column in filled(judged) if column.key != "published"]
+    first, others = headlines(judged)
     rows = []
     for result in judged.results:
         runs = [{"number": place[id(run)], "seed": run.seed, "state": run.state} for run in result.row.runs]
@@ -58,8 +64,8 @@ def _table(judged: Judged, place: Mapping[int, int]) -> dict[str, Any]:
     known = list(dict.fromkeys(figure for config in configs for b in bits for figure in published(config, b)))
     return {
         "title": title(judged),
-        "summary": summary(judged)[0],
-        "others": summary(judged)[1],
+        "summary": first,
+        "others": others,
         "columns": [{"title": c.title, "number": _is_number(c, judged)} for c in columns],
         "rows": rows,
         "published": known,
@@ -80,15 +86,15 @@ def _is_number(column: Column, judged: Judged) -> bool:
 def _run_line(run: ReportedRun, number: int) -> dict[str, Any]:
     return {
         "number": number,
-        "name": run.name,
-        "sweep": run.sweep,
+        "name": inert(run.name),
+        "sweep": inert(run.sweep),
         "state": run.state,
         "seed": run.seed,
         "epochs": f"{run.status.done} of {run.status.total}" if run.status.total else run.status.done or "",
         "done": run.status.done,
         "val": run.number("val_accuracy"),
         "test": run.number("test_accuracy"),
-        "cause": run.status.cause or "",
+        "cause": inert(run.status.cause or ""),
     }
 
 
@@ -97,8 +103,10 @@ def _states(runs: Sequence[ReportedRun]) -> str:
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
-def _data(tables: Sequence[Judged], figures: Sequence[Figure | Absent], runs: Sequence[ReportedRun]) -> dict[str, Any]:
-    configs = [{key: plain(value) for key, value in flat(run.config).items()} if run.config else {} for run in runs]
+def _page_data(
+    tables: Sequence[Judged], figures: Sequence[Figure | Absent], runs: Sequence[ReportedRun]
+) -> dict[str, Any]:
+    configs = [{key: plain(value) for key, value in dotted(run.config).items()} if run.config else {} for run in runs]
     known = [config for config in configs if config]
     shared = {k: v for k, v in (known[0] if known else {}).items() if all(c.get(k) == v for c in known)}
     varied = {short(key): key for judged in tables for key in judged.cohort.varied}
@@ -116,9 +124,6 @@ def _data(tables: Sequence[Judged], figures: Sequence[Figure | Absent], runs: Se
 
 def _run(run: ReportedRun, config: Mapping[str, str], shared: Mapping[str, str]) -> dict[str, Any]:
     result = run.result or {}
-    about = {
-        key: result[key] for key in ("code", "git_commit", "data", "device", "threads", "kernels") if key in result
-    }
     return {
         "name": run.name,
         "sweep": run.sweep,
@@ -126,7 +131,7 @@ def _run(run: ReportedRun, config: Mapping[str, str], shared: Mapping[str, str])
         "cause": run.status.cause,
         "seed": run.seed,
         "numbers": {key: run.number(key) for key in RUN_NUMBERS if run.number(key) is not None},
-        "about": about | {"best_epoch": result.get("best_epoch")} if result else {},
+        "about": run.origin() | {"best_epoch": result.get("best_epoch")} if result else {},
         "collapse": _rounded(result.get("collapse")),
         "config": {key: value for key, value in config.items() if key not in shared},
         "command": run.command(),

@@ -1,25 +1,31 @@
 """What a cohort's table says: per row the spread over seeds, the gaps, and which lambda validation picks.
 
-The gap to LSQ is paired: each run against the LSQ run that differs from it in nothing but the regularizer (and a step
-size that trains on where the run's is frozen), of the same seed. A lambda is picked among rows that are complete, by
-mean validation accuracy; the test set chooses nothing.
+The gap to the baseline is paired: each run against the run of the same seed that differs from it in nothing but the
+regularizer, which it lacks (and a step size that trains on where the run's is frozen). A quantizer that nothing
+regularizes is compared in the same way with LSQ alone. A lambda is picked by mean validation accuracy over the seeds
+that all lambdas of its setting have; the test set chooses nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from brsweep.report.published import Published, published
-from brsweep.report.rows import BITS, LAMBDAS, NO_EFFECT, Cohort, Row, identity_but
+from brsweep.report.rows import BITS, LAMBDAS, NO_EFFECT, REGULARIZER, Cohort, Row, identity_but, is_lsq
 from brsweep.report.runs import ReportedRun
 from brsweep.report.spread import Paired, Spread, corrected, paired, spread
+from brsweep.runs import words
+from brsweep.runs.words import printable
 
 
 @dataclass(frozen=True)
 class Result:
-    """Accuracies and gaps in [0, 1]. `picked`: validation prefers this lambda to the others of its setting."""
+    """Accuracies and gaps in [0, 1]. `baseline`: the method that `gap` compares with, LSQ or another quantizer alone.
+    `picked`: validation prefers this lambda to the others of its setting."""
 
     row: Row
     val: Spread | None
@@ -27,7 +33,8 @@ class Result:
     test_last: Spread | None
     floating: Spread | None
     gap_float: Spread | None
-    gap_lsq: Paired | None
+    gap: Paired | None
+    baseline: str
     published: tuple[Published, ...]
     notes: tuple[str, ...]
     picked: bool = False
@@ -35,55 +42,68 @@ class Result:
 
 @dataclass(frozen=True)
 class Pick:
-    """The row that validation picks among `candidates` that share `setting`, bits included; `rivals` are incomplete."""
+    """The row that validation picks among `candidates` that share `setting`, bits included, by `val`: over the `seeds`
+    that all of them have. `incomplete`: others that such a seed is missing of. `baseline`: of the baseline's row, the
+    same as `val`, where it has these seeds. `setting` is that of a quantizer alone where there is no lambda."""
 
     setting: Mapping[str, Any]
     result: Result
     candidates: int
     incomplete: int
-    lsq: Result | None
+    seeds: tuple[int, ...]
+    val: Spread
+    baseline: Spread | None
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A cohort with its results, in the rows' order, and its picks."""
+    """A cohort with its results, in the rows' order, its picks, and a line for each setting that none was
+    picked in."""
 
     cohort: Cohort
     results: tuple[Result, ...]
     picks: tuple[Pick, ...]
+    unpicked: tuple[str, ...]
 
 
 def judge(cohort: Cohort) -> Judged:
-    partners = lsq_partners(cohort.runs)
-    gaps = corrected([_against_lsq(row, partners) for row in cohort.rows])
-    results = tuple(_result(row, gap) for row, gap in zip(cohort.rows, gaps, strict=True))
-    picks = _picks(results)
+    partners = baselines(cohort.runs)
+    gaps = corrected([_against_baseline(row, partners) for row in cohort.rows])
+    method_of = {run.path: row.method for row in cohort.rows for run in row.runs}
+    results = tuple(_judged_row(row, gap, partners, method_of) for row, gap in zip(cohort.rows, gaps, strict=True))
+    picks, unpicked = _picks(results)
     chosen = {id(pick.result.row) for pick in picks if pick.candidates > 1}
     results = tuple(replace(result, picked=id(result.row) in chosen) for result in results)
-    return Judged(cohort, results, picks)
+    return Judged(cohort, results, picks, unpicked)
 
 
-def lsq_partners(runs: Sequence[ReportedRun]) -> dict[str, ReportedRun]:
-    """Run name -> the LSQ run of the same seed that it is compared with; LSQ runs themselves have none, unless their
-    step sizes freeze and another's don't."""
-    found: dict[str, ReportedRun] = {}
+def baselines(runs: Sequence[ReportedRun]) -> dict[Path, ReportedRun]:
+    """A run's folder -> the run of the same seed that it is compared with: its quantizer alone, and of another
+    quantizer alone LSQ. LSQ runs themselves have none, unless their step sizes freeze and another's don't."""
     counted = [run for run in runs if run.counts and run.config is not None]
-    baselines = [run for run in counted if _is_lsq(run)]
-    baselines.sort(key=lambda run: bool(run.config["schedule"]["freeze_alpha"]), reverse=True)
-    by_key = {_baseline_key(run): run for run in baselines}  # of two, the one whose alpha stays free
+    alone = [run for run in counted if not words.is_regularized(run.config)]
+    alone.sort(key=lambda run: run.name, reverse=True)
+    alone.sort(key=lambda run: bool(run.config["schedule"]["freeze_alpha"]), reverse=True)
+    # the last one of a key stays: the run whose alpha is free, and of two such the first by name
+    of_quantizer = {_baseline_key(run): run for run in alone}
+    of_lsq = {_baseline_key(run, "quant.quantizer"): run for run in alone if is_lsq(run.config)}
+    found: dict[Path, ReportedRun] = {}
     for run in counted:
-        partner = by_key.get(_baseline_key(run))
+        if words.is_regularized(run.config) or is_lsq(run.config):
+            partner = of_quantizer.get(_baseline_key(run))
+        else:
+            partner = of_lsq.get(_baseline_key(run, "quant.quantizer"))
         if partner is not None and partner is not run:
-            found[run.name] = partner
+            found[run.path] = partner
     return found
 
 
 def row_label(result: Result) -> str:
     """The row in words: `W2A2, lambda_act 1, freeze_alpha true`."""
-    return ", ".join(filter(None, [result.row.bits, in_words(result.row.settings)]))
+    return ", ".join(filter(None, [result.row.bits, settings_in_words(result.row.settings)]))
 
 
-def in_words(settings: Mapping[str, Any]) -> str:
+def settings_in_words(settings: Mapping[str, Any]) -> str:
     """Settings less the bits and what has no effect: `lambda_act 1, freeze_alpha true`."""
     shown = {k: v for k, v in settings.items() if k not in BITS and v != NO_EFFECT}
     return ", ".join(f"{short(key)} {plain(value)}" for key, value in shown.items())
@@ -91,28 +111,44 @@ def in_words(settings: Mapping[str, Any]) -> str:
 
 def short(key: str) -> str:
     """A key as a heading: `lambda_act` for `reg.lambda_act`, `model` for `model._target_`."""
+    if key == REGULARIZER:
+        return "regularizer"
     key = key.removesuffix("._target_")
     return key if key.startswith(("float_optimizer", "qat_optimizer")) else key.partition(".")[2] or key
 
 
 def plain(value: Any) -> str:
-    """A value as people type it: true, null, 0.1, and the last word of an import path."""
+    """A value as people type it: true, null, 0.1, and the last word of an import path of ours."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
         return f"{value:g}"
     text = str(value)
-    return text.rpartition(".")[2] if text.startswith(("brsweep.", "torch")) else text
+    return inert(text.rpartition(".")[2] if text.startswith(("brsweep.", "torch")) else text)
 
 
-def _result(row: Row, gap_lsq: Paired | None) -> Result:
+def inert(text: str) -> str:
+    """A text of a run folder that does nothing in a spreadsheet or a terminal: one that would be taken for a formula
+    has a quote before it, as spreadsheets themselves write a text; a number stays."""
+    text = printable(text)
+    if not text.lstrip().startswith(("=", "+", "-", "@")):
+        return text
+    try:
+        return text if math.isfinite(float(text)) else f"'{text}"
+    except ValueError:
+        return f"'{text}"
+
+
+def _judged_row(
+    row: Row, gap: Paired | None, partners: Mapping[Path, ReportedRun], method_of: Mapping[Path, str]
+) -> Result:
     runs = row.counted
 
     def over(key: str) -> Spread | None:
         return spread([run.number(key) for run in runs])
 
-    both = [(run.number("test_accuracy"), run.number("float_test_accuracy")) for run in runs]
-    gaps = [test - floating for test, floating in both if floating is not None]
+    to_float = [words.gap_to_float(run.number("test_accuracy"), run.number("float_test_accuracy")) for run in runs]
+    methods = dict.fromkeys(method_of[partners[run.path].path] for run in runs if run.path in partners)
     figures = tuple(published(row.config, row.bits)) if row.config else ()
     return Result(
         row=row,
@@ -120,8 +156,9 @@ def _result(row: Row, gap_lsq: Paired | None) -> Result:
         test=over("test_accuracy"),
         test_last=over("test_accuracy_last"),
         floating=over("float_test_accuracy"),
-        gap_float=spread(gaps),
-        gap_lsq=gap_lsq,
+        gap_float=spread(to_float),
+        gap=gap,
+        baseline=next(iter(methods), ""),
         published=figures,
         notes=tuple(_notes(row)),
     )
@@ -152,17 +189,13 @@ def _notes(row: Row) -> list[str]:
     return notes
 
 
-def _is_lsq(run: ReportedRun) -> bool:
-    return not (run.config["reg"].get("lambda_weight") or run.config["reg"].get("lambda_act"))
+def _baseline_key(run: ReportedRun, *left_out: str) -> str:
+    return identity_but(run.config, "reg", "schedule.freeze_alpha", *left_out) + str(run.config.get("pretrained"))
 
 
-def _baseline_key(run: ReportedRun) -> str:
-    return identity_but(run.config, "reg", "schedule.freeze_alpha") + str(run.config.get("pretrained"))
-
-
-def _against_lsq(row: Row, partners: Mapping[str, ReportedRun]) -> Paired | None:
-    pairs = [(run, partners[run.name]) for run in row.counted if run.name in partners]
-    return paired([run.number("test_accuracy") - lsq.number("test_accuracy") for run, lsq in pairs])
+def _against_baseline(row: Row, partners: Mapping[Path, ReportedRun]) -> Paired | None:
+    pairs = [(run, partners[run.path]) for run in row.counted if run.path in partners]
+    return paired([run.number("test_accuracy") - other.number("test_accuracy") for run, other in pairs])
 
 
 def distinct_settings(results: Sequence[Result], but: Sequence[str]) -> list[dict[str, Any]]:
@@ -180,17 +213,63 @@ def covers(setting: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(other.get(key) in (value, NO_EFFECT) for key, value in setting.items())
 
 
-def _picks(results: Sequence[Result]) -> tuple[Pick, ...]:
+def validation(row: Row) -> dict[int, float]:
+    """Seed -> validation accuracy."""
+    found = {run.seed: run.number("val_accuracy") for run in row.counted}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def best_pick(picks: Sequence[Pick]) -> Pick | None:
+    """Of picks of several settings the one with the highest validation accuracy over the seeds that all have; None
+    where they have none in common."""
+    known = [validation(pick.result.row) for pick in picks]
+    seeds = set.intersection(*map(set, known)) if known else set()
+    if not seeds:
+        return None
+    means = [sum(of[seed] for seed in seeds) / len(seeds) for of in known]
+    return picks[means.index(max(means))]
+
+
+def _picks(results: Sequence[Result]) -> tuple[tuple[Pick, ...], tuple[str, ...]]:
     known = [result for result in results if result.row.config is not None]
-    picks = []
+    picks, unpicked = [], []
     for bits in dict.fromkeys(result.row.bits for result in known):
-        regularized = [r for r in known if r.row.bits == bits and not r.row.is_lsq]
+        mine = [r for r in known if r.row.bits == bits]
+        regularized = [r for r in mine if r.row.regularizer]
         for frame in distinct_settings(regularized, LAMBDAS):
             rows = [r for r in regularized if covers(frame, setting(r, LAMBDAS))]
-            fit = [r for r in rows if r.row.complete and r.val is not None]
-            lsq = [r for r in known if r.row.bits == bits and r.row.is_lsq and covers(frame, setting(r, LAMBDAS))]
-            if fit:
-                best = max(fit, key=lambda r: r.val.mean)
-                baseline = next((r for r in lsq if r.val is not None), None)
-                picks.append(Pick(frame, best, len(fit), len(rows) - len(fit), baseline))
-    return tuple(picks)
+            alone = [r for r in mine if not r.row.regularizer and covers(frame, setting(r, LAMBDAS))]
+            pick = _pick(frame, rows, alone)
+            if pick is not None:
+                picks.append(pick)
+            elif len(rows) > 1 and all(map(validation, (r.row for r in rows))):
+                shared = set.intersection(*({run.seed for run in r.row.runs} for r in rows))
+                why = "none has finished the seeds that all have" if shared else "they have no seed in common"
+                label = ", ".join(filter(None, [bits, settings_in_words(frame)]))
+                unpicked.append(f"{label}: none of {len(rows)} lambdas is picked, {why}")
+        for result in mine:
+            if not result.row.regularizer and not result.row.is_lsq:
+                but = [key for key in result.row.settings if key.startswith("quant.quantizer.")]
+                lsq = [r for r in mine if r.row.is_lsq and covers(setting(result, but), setting(r, but))]
+                pick = _pick(setting(result, ()), [result], lsq)
+                picks += [pick] if pick else []
+    return tuple(picks), tuple(unpicked)
+
+
+def _pick(frame: Mapping[str, Any], rows: Sequence[Result], alone: Sequence[Result]) -> Pick | None:
+    """None where the rows have no seed in common, or none of them has finished those that they have."""
+    begun = [{run.seed for run in r.row.runs} for r in rows]
+    seeds = tuple(sorted(seed for seed in set.intersection(*begun) if seed is not None))
+    spreads = {i: _validated(r.row, seeds) for i, r in enumerate(rows)}
+    fit = {i: val for i, val in spreads.items() if val is not None}
+    if not fit:
+        return None
+    best = max(fit, key=lambda i: fit[i].mean)
+    baseline = next((val for r in alone if (val := _validated(r.row, seeds)) is not None), None)
+    return Pick(frame, rows[best], len(fit), len(rows) - len(fit), seeds, fit[best], baseline)
+
+
+def _validated(row: Row, seeds: Sequence[int]) -> Spread | None:
+    """Validation accuracy over `seeds`; None where one of them has none."""
+    of = validation(row)
+    return spread([of[seed] for seed in seeds]) if seeds and set(seeds) <= set(of) else None

@@ -1,5 +1,7 @@
-"""Runs -> cohorts -> rows. A cohort is what one table may hold: runs of one training code on one data set. A row is
-one configuration over its seeds; what the runs of a cohort differ in is found by itself.
+"""Runs -> cohorts -> rows. A cohort is what one table may hold: runs that go through one core of code on one data set,
+whatever their parts. A row is one configuration over its seeds; what the runs of a cohort differ in is found by itself.
+
+What a regularizer's options are tells nothing where both lambdas are 0: such runs are one row whatever its class.
 """
 
 from __future__ import annotations
@@ -11,36 +13,42 @@ from typing import Any
 
 from brsweep.report.runs import ReportedRun, fingerprint
 from brsweep.runs import words
-from brsweep.stages.plan import NOT_RESULTS, canonical
+from brsweep.stages.plan import BIN_REGULARIZATION, NOT_RESULTS, canonical
 
 LAMBDAS = ("reg.lambda_weight", "reg.lambda_act")
 BITS = ("quant.weight_bits", "quant.act_bits")
+REGULARIZER, QUANTIZER = "reg._target_", "quant.quantizer._target_"
 NO_EFFECT = "\N{EN DASH}"
 """Stands for a value that changes nothing in this configuration, such as a ramp at lambda 0."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """`settings`: the values of what varies, NO_EFFECT where a value has none; `seeds`: those that its cohort knows."""
+    """`settings`: the values of what varies, NO_EFFECT where a value has none; `seeds`: those that its cohort knows.
+    `quantizer`, `regularizer`: what they are called, LSQ and BR for ours; the latter None where nothing regularizes."""
 
     bits: str
     settings: Mapping[str, Any]
     runs: tuple[ReportedRun, ...]
     seeds: tuple[int, ...]
     config: Mapping[str, Any] | None
+    quantizer: str = ""
+    regularizer: str | None = None
+
+    @property
+    def method(self) -> str:
+        """`LSQ`, `LSQ + BR`."""
+        return " + ".join(filter(None, [self.quantizer, self.regularizer]))
 
     @property
     def is_lsq(self) -> bool:
-        return self.config is not None and words.regularizer(self.config) == "lsq"
+        """LSQ alone."""
+        return self.config is not None and is_lsq(self.config)
 
     @property
     def counted(self) -> list[ReportedRun]:
         """The runs that averages take: of two with one seed, the first."""
         return list({run.seed: run for run in reversed(self.runs) if run.counts}.values())[::-1]
-
-    @property
-    def complete(self) -> bool:
-        return {run.seed for run in self.counted} == set(self.seeds)
 
     @property
     def lambdas(self) -> tuple[float, float]:
@@ -51,9 +59,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Cohort:
-    """`code` is None where no run has finished; `data` is then the data set's name."""
+    """`core` is None where no run has finished; `data` is then the data set's name."""
 
-    code: str | None
+    core: str | None
     data: str
     rows: tuple[Row, ...]
     varied: tuple[str, ...]
@@ -63,31 +71,36 @@ class Cohort:
         return [run for row in self.rows for run in row.runs]
 
 
+def is_lsq(config: Mapping[str, Any]) -> bool:
+    """Whether it is LSQ alone: our quantizer, and no regularizer in force."""
+    return not words.is_regularized(config) and config["quant"]["quantizer"]["_target_"] == words.LSQ_QUANTIZER
+
+
 def cohorts(runs: Sequence[ReportedRun]) -> list[Cohort]:
-    """Finished runs by training code and data identity; every other run with the finished ones of its data set."""
+    """Finished runs by core and data identity; every other run with the finished ones of its data set."""
     groups: dict[tuple[str | None, str], list[ReportedRun]] = {}
     for run in runs:
         if run.result is not None:
-            groups.setdefault((run.result.get("code"), str(run.result.get("data"))), []).append(run)
+            groups.setdefault((run.core, run.data), []).append(run)
     finished = list(groups.items())
     for run in runs:
         if run.result is None:
-            fits = [key for key, group in finished if run.config is None or _data(group[0]) == _data(run)]
-            key = fits[-1] if fits else next(iter(groups), (None, _data(run))) if run.config is None else None
-            groups.setdefault(key or (None, _data(run)), []).append(run)
-    return [Cohort(code, data, *_rows(group)) for (code, data), group in groups.items()]
+            fits = [key for key, group in finished if run.config is None or group[0].data_set == run.data_set]
+            key = fits[-1] if fits else next(iter(groups), (None, run.data)) if run.config is None else None
+            groups.setdefault(key or (None, run.data), []).append(run)
+    return [Cohort(core, data, *_group_rows(group)) for (core, data), group in groups.items()]
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as dotted keys.
 
-    >>> flat({"reg": {"ramp": {"act": "cosine"}}, "seed": 42})
+    >>> dotted({"reg": {"ramp": {"act": "cosine"}}, "seed": 42})
     {'reg.ramp.act': 'cosine', 'seed': 42}
     """
     result: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            result |= flat(value, f"{prefix}{key}.")
+            result |= dotted(value, f"{prefix}{key}.")
         else:
             result[f"{prefix}{key}"] = value
     return result
@@ -95,18 +108,34 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def results_alone(config: Mapping[str, Any]) -> dict[str, Any]:
     """The flat configuration less what cannot change a result; the seed stays."""
-    return {key: value for key, value in flat(config).items() if not _within(key, NOT_RESULTS)}
+    return {key: value for key, value in dotted(config).items() if not _is_below(key, NOT_RESULTS)}
 
 
 def identity_but(config: Mapping[str, Any], *left_out: str) -> str:
     """What a run is, less the keys (or groups) `left_out`: equal exactly for runs that differ in nothing else."""
+    left_out = left_out if words.is_regularized(config) else (*left_out, "reg")
     seen = results_alone(canonical(config))
-    return fingerprint({key: value for key, value in seen.items() if not _within(key, left_out)})
+    return fingerprint({key: value for key, value in seen.items() if not _is_below(key, left_out)})
 
 
-def _rows(runs: Sequence[ReportedRun]) -> tuple[tuple[Row, ...], tuple[str, ...]]:
+def part_names(targets: Iterable[str]) -> dict[str, str]:
+    """Import paths by their last word, or by as many more as tell each from every other.
+
+    >>> part_names(["mine.a.Shrink", "mine.b.Shrink", "mine.b.Grow"])
+    {'mine.a.Shrink': 'a.Shrink', 'mine.b.Shrink': 'b.Shrink', 'mine.b.Grow': 'Grow'}
+    """
+    paths = {target: target.split(".") for target in targets}
+    names = {}
+    for target, path in paths.items():
+        counts = range(1, len(path) + 1)
+        alone = (n for n in counts if sum(other[-n:] == path[-n:] for other in paths.values()) == 1)
+        names[target] = ".".join(path[-next(alone, len(path)) :])
+    return names
+
+
+def _group_rows(runs: Sequence[ReportedRun]) -> tuple[tuple[Row, ...], tuple[str, ...]]:
     known = [run for run in runs if run.config is not None]
-    values = _varied(known)
+    values = _varied([run.config for run in known])
     checkpoints = _checkpoints_differ(known)
     if checkpoints:
         values["pretrained"] = list(dict.fromkeys(run.config.get("pretrained") for run in known))
@@ -120,35 +149,68 @@ def _rows(runs: Sequence[ReportedRun]) -> tuple[tuple[Row, ...], tuple[str, ...]
         if run.config is None:
             to_come = run.result is None and run.status.overrides
             planned = _but_seed(run)
-            key = of_overrides.get(planned) or " ".join(sorted(planned)) if to_come else run.name
+            key = of_overrides.get(planned) or " ".join(sorted(planned)) if to_come else str(run.path)
             groups.setdefault(key, []).append(run)
     seeds = tuple(sorted({run.seed for run in runs if run.seed is not None}))
     common = frozenset.intersection(*(_but_seed(run) for run in runs))
-    rows = [_row(group, seeds, values, common) for group in groups.values()]
+    names = {
+        key: part_names(value for run in known if isinstance(value := dotted(run.config).get(key), str))
+        for key in (*(key for key in values if key.endswith("._target_")), REGULARIZER, QUANTIZER)
+    }
+    rows = [_row(group, seeds, values, common, names) for group in groups.values()]
     return tuple(sorted(rows, key=_order)), tuple(values)
 
 
 def _row(
-    runs: Sequence[ReportedRun], seeds: tuple[int, ...], values: Mapping[str, Sequence[Any]], common: frozenset[str]
+    runs: Sequence[ReportedRun],
+    seeds: tuple[int, ...],
+    values: Mapping[str, Sequence[Any]],
+    common: frozenset[str],
+    names: Mapping[str, Mapping[str, str]],
 ) -> Row:
-    """`common`: overrides that every run has, which tell nothing of a row that was never begun."""
+    """`common`: overrides that every run has, which tell nothing of a row that was never begun. `names`: of parts."""
     runs = tuple(sorted(runs, key=lambda run: (run.seed is None, run.seed or 0, run.name)))
     config = next((run.config for run in runs if run.config is not None), None)
     if config is None:
         said = [word for word in runs[0].status.overrides if word in _but_seed(runs[0]) - common]
         return Row(NO_EFFECT, {"overrides": " ".join(said) or runs[0].name}, runs, seeds, None)
-    mine = flat(config)
+    mine = dotted(config)
     shown = {key for key, seen in values.items() if key == "pretrained" or _matters(config, key, seen)}
-    settings = {key: mine.get(key) if key in shown else NO_EFFECT for key in values}
-    return Row(words.bits(config).upper(), settings, runs, seeds, config)
+    named = {key: names[key].get(str(mine[key])) for key in shown & names.keys()}
+    settings = {key: named.get(key) or mine.get(key) if key in shown else NO_EFFECT for key in values}
+    quantizer = names[QUANTIZER][mine[QUANTIZER]] if mine[QUANTIZER] != words.LSQ_QUANTIZER else "LSQ"
+    regularizer = names[REGULARIZER][mine[REGULARIZER]] if mine[REGULARIZER] != BIN_REGULARIZATION else "BR"
+    in_force = regularizer if words.is_regularized(config) else None
+    return Row(words.bits(config).upper(), settings, runs, seeds, config, quantizer, in_force)
 
 
-def _varied(runs: Sequence[ReportedRun]) -> dict[str, list[Any]]:
-    """What the runs differ in, less the seed: key -> its values."""
-    configs = [results_alone(run.config) for run in runs]
-    keys = dict.fromkeys(key for config in configs for key in config if key != "seed")
-    values = {key: list({fingerprint({"": c.get(key)}): c.get(key) for c in configs}.values()) for key in keys}
-    return {key: seen for key, seen in values.items() if len(seen) > 1}
+def _varied(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """What configurations differ in, less the seed: key -> its values. A part's option is compared among those that
+    have that part; the regularizer is named as soon as one in force is not BR."""
+    seen = [_in_force(config) for config in configs]
+    values = {}
+    for key in dict.fromkeys(key for config in configs for key in results_alone(config) if key != "seed"):
+        holders = [config for config in seen if key in config]
+        lacking = [config for config in seen if key not in config and _has_part_of(key, config, holders)]
+        found = list({fingerprint({"": c.get(key)}): c.get(key) for c in (*holders, *lacking)}.values())
+        if len(found) > 1 or (key == REGULARIZER and found not in ([], [BIN_REGULARIZATION])):
+            values[key] = found
+    return values
+
+
+def _in_force(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What can change a result; of a regularizer at lambda 0, its lambdas alone."""
+    seen = results_alone(config)
+    if words.is_regularized(config):
+        return seen
+    return {key: value for key, value in seen.items() if key in LAMBDAS or not _is_below(key, ("reg",))}
+
+
+def _has_part_of(key: str, config: Mapping[str, Any], holders: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether `config` has the part whose option `key` is, of the class that it has in one of `holders`."""
+    places = [key.rsplit(".", n)[0] + "._target_" for n in range(1, key.count(".") + 1)]
+    target = next((place for place in places if any(place in holder for holder in holders)), None)
+    return target is None or any(config.get(target) == holder.get(target) for holder in holders)
 
 
 def _checkpoints_differ(runs: Sequence[ReportedRun]) -> bool:
@@ -163,9 +225,13 @@ def _checkpoints_differ(runs: Sequence[ReportedRun]) -> bool:
 
 def _matters(config: Mapping[str, Any], key: str, values: Iterable[Any]) -> bool:
     """Whether another of `values` at `key` would make another run of this one."""
+    mine = dotted(config)
+    if key not in mine or (key not in LAMBDAS and _is_below(key, ("reg",)) and not words.is_regularized(config)):
+        return False
+    if key.endswith("._target_"):
+        return True
     base = results_alone(canonical(config))
-    mine = flat(config).get(key)
-    return any(results_alone(canonical(_with(config, key, value))) != base for value in values if value != mine)
+    return any(results_alone(canonical(_with(config, key, value))) != base for value in values if value != mine[key])
 
 
 def _with(config: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -180,20 +246,17 @@ def _with(config: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     return changed
 
 
-def _within(key: str, places: Iterable[str]) -> bool:
-    return any(key == place or key.startswith(f"{place}.") for place in places)
+def _is_below(key: str, places: Iterable[str]) -> bool:
+    return key.startswith(tuple(places)) and any(key == place or key.startswith(f"{place}.") for place in places)
 
 
 def _but_seed(run: ReportedRun) -> frozenset[str]:
     return frozenset(word for word in run.status.overrides if not word.startswith("seed="))
 
 
-def _data(run: ReportedRun) -> str:
-    return str((run.config or {}).get("data", {}).get("_target_", "unknown")).rpartition(".")[2].lower()
-
-
 def _order(row: Row) -> tuple:
     quant = row.config["quant"] if row.config else {}
+    bits = (quant.get("weight_bits", 0), quant.get("act_bits", 0))
     settings = [(not isinstance(v, (int, float)), v if isinstance(v, (int, float)) else 0, str(v))
                 for v in row.settings.values()]  # fmt: skip
-    return (row.config is None, quant.get("weight_bits", 0), quant.get("act_bits", 0), not row.is_lsq, settings)
+    return (row.config is None, *bits, not row.is_lsq, row.regularizer is not None, settings)

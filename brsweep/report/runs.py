@@ -1,7 +1,9 @@
 """A sweep's runs as a report needs them: state, configuration, result and epochs, and what could not be read.
 
 A damaged file costs the report that file and no more; the page says which. Numbers that JSON cannot hold (NaN) are
-null in the records, and a result without a finite accuracy is not averaged.
+null in the records, and a result without a finite accuracy is not averaged. Whatever a folder from elsewhere holds,
+what leaves this module is plain data of bounded depth, its texts printable, and a configuration has the fields that
+tables rest on.
 """
 
 from __future__ import annotations
@@ -14,14 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
+from brsweep.quant.grid import Grid
 from brsweep.runs import words
-from brsweep.runs.folder import CONFIG, RunFolder
-from brsweep.runs.status import FINISHED, RunStatus, run_status
-from brsweep.stages.plan import canonical
+from brsweep.runs.folder import CONFIG, LAYERS, METRICS, RESULT, RunFolder
+from brsweep.runs.status import FINISHED, RunStatus, finite, leads_elsewhere, run_status
+from brsweep.stages.plan import BIN_REGULARIZATION, canonical
 from brsweep.sweep.manifest import runs_of
 from brsweep.tracking.snapshots import Histogram
 
 LOG_LINES = 12
+DEEPEST, LONGEST = 16, 10_000
+"""Levels of nesting, and characters of a text, that a run's files may have; ours have a third of them."""
+DRAWN = (
+    "train_accuracy", "val_accuracy", "test_accuracy", "train_loss", "task_loss", "penalty_weight", "penalty_act", "lr",
+)  # fmt: skip
+"""What of an epoch's record is drawn."""
+WHOLE = 2**53
+"""No whole number that a run writes is as large: floats hold all that are smaller."""
+ORIGIN = ("core", "code", "data", "git_commit", "device", "kernels", "threads")
+"""What of a result says where its numbers come from."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class ReportedRun:
 
     @property
     def name(self) -> str:
-        return self.status.name
+        return words.printable(self.status.name)
 
     @property
     def path(self) -> Path:
@@ -53,7 +66,26 @@ class ReportedRun:
         if self.config is not None:
             return self.config.get("seed")
         named = [word.partition("=")[2] for word in self.status.overrides if word.startswith("seed=")]
-        return int(named[-1]) if named and named[-1].isdigit() else None
+        return int(named[-1]) if named and named[-1].isdecimal() and len(named[-1]) < 16 else None
+
+    @property
+    def code(self) -> str | None:
+        """The digest of all code that the run used, its parts' included."""
+        return self.text("code")
+
+    @property
+    def core(self) -> str | None:
+        """The digest of the code that every run goes through; of a result that has none, that of all its code."""
+        return self.text("core") or self.code
+
+    @property
+    def data(self) -> str:
+        """The identity of its data; of an unfinished run, the data set's name."""
+        return self.text("data") or self.data_set
+
+    @property
+    def data_set(self) -> str:
+        return self.config["data"]["_target_"].rpartition(".")[2].lower() if self.config else "unknown"
 
     @property
     def counts(self) -> bool:
@@ -62,9 +94,15 @@ class ReportedRun:
 
     def number(self, key: str) -> float | None:
         """A finite number of the result, or None."""
+        return finite((self.result or {}).get(key))
+
+    def text(self, key: str) -> str | None:
+        """A text of the result, or None."""
         value = (self.result or {}).get(key)
-        plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return float(value) if plain and math.isfinite(value) else None
+        return value if isinstance(value, str) and value else None
+
+    def origin(self) -> dict[str, Any]:
+        return {key: self.result[key] for key in ORIGIN if key in (self.result or {})}
 
     def command(self) -> str | None:
         """The command that trains this run, where the sweep's manifest knows its overrides."""
@@ -77,7 +115,7 @@ class ReportedRun:
         return shlex.join(["python", "-m", "brsweep.train", *said])
 
     def log_end(self) -> str:
-        return RunFolder(self.path).log_end(LOG_LINES)
+        return "" if leads_elsewhere(self.path) else RunFolder(self.path).log_end(LOG_LINES)
 
 
 def read_sweeps(sweeps: Sequence[Path]) -> tuple[list[ReportedRun], list[str]]:
@@ -89,7 +127,7 @@ def read_sweeps(sweeps: Sequence[Path]) -> tuple[list[ReportedRun], list[str]]:
     notices = []
     for sweep in sweeps:
         for run in read_sweep(sweep):
-            key = (run.name, (run.result or {}).get("code"))
+            key = (run.name, run.code)
             if key in runs:
                 notices.append(f"{run.name} lies in {runs[key].sweep} and in {run.sweep}: one run, counted once")
             else:
@@ -112,17 +150,23 @@ def read_run(path: Path) -> ReportedRun:
 
 def _read(status: RunStatus, sweep: str) -> ReportedRun:
     problems: list[str] = []
+    name, sweep = words.printable(status.name), words.printable(sweep)
+    if leads_elsewhere(status.path):
+        return ReportedRun(status, sweep, None, None, (), (f"{name}: {status.cause}",))
     folder = RunFolder(status.path)
-    result = _sound(folder.result, problems, status.name)
-    config = (result or {}).get("config") or _sound(folder.config, problems, status.name)
+    result = _sound(lambda: _plain_result(folder), problems, name)
+    config = (result or {}).get("config")
+    if config is None:
+        config = _sound(lambda: _plain_config(folder), problems, name)
     if config is not None and not _readable(config):
-        problems.append(f"{status.name}: its configuration is not one that this brsweep knows; shown by its name")
+        of = folder.path / (CONFIG if result is None else RESULT)
+        problems.append(f"{name}: {of}: its configuration is not one that this brsweep knows; shown by its name")
         config = None
-    records = _sound(folder.records, problems, f"{status.name}: no curves") or []
+    records = _sound(lambda: _epochs_of(folder), problems, f"{name}: no curves") or []
     run = ReportedRun(status, sweep, config, result, records)
     if run.state == FINISHED and not run.counts:
-        problems.append(f"{status.name}: finished without a finite test accuracy; left out of every average")
-    return ReportedRun(status, sweep, config, result, records, tuple(problems))
+        problems.append(f"{name}: finished without a finite test accuracy; left out of every average")
+    return ReportedRun(status, sweep, config, result, records, tuple(map(words.printable, problems)))
 
 
 def _sound(read: Callable[[], Any], problems: list[str], name: str) -> Any:
@@ -134,33 +178,107 @@ def _sound(read: Callable[[], Any], problems: list[str], name: str) -> Any:
         return None
 
 
-def _readable(config: Mapping[str, Any]) -> bool:
+def _plain_result(folder: RunFolder) -> dict[str, Any] | None:
+    result = folder.result()
+    return None if result is None else plain_data(result, folder.path / RESULT)
+
+
+def _plain_config(folder: RunFolder) -> dict[str, Any] | None:
+    config = folder.config()
+    return None if config is None else plain_data(config, folder.path / CONFIG)
+
+
+def plain_data(value: Any, path: Path, depth: int = 0) -> Any:
+    """`value` with its texts printable. Raises `BrsweepError`, naming the file, for what no run writes there."""
+    if isinstance(value, str) and len(value) < LONGEST:
+        return words.printable(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has none of them
+    if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and -WHOLE < value < WHOLE):
+        return value
+    if depth < DEEPEST and isinstance(value, list):
+        return [plain_data(item, path, depth + 1) for item in value]
+    if depth < DEEPEST and isinstance(value, dict):
+        return {words.printable(str(key)): plain_data(item, path, depth + 1) for key, item in value.items()}
+    raise BrsweepError(f"{path}: damaged, it holds a {type(value).__name__} that no run writes")
+
+
+def _epochs_of(folder: RunFolder) -> list[dict[str, Any]]:
+    """The records' stages and numbers; None for a number that JSON can't hold, and for what is none."""
+    records = folder.records()
+    for number, record in enumerate(records, start=1):
+        wrong = any(isinstance(record.get(key), (str, list, dict)) for key in DRAWN)
+        if wrong or not isinstance(record.get("stage"), str):
+            raise BrsweepError(f"{folder.path / METRICS}, line {number}: not the record of an epoch, damaged")
+    return [
+        {key: finite(value) for key, value in record.items()} | {"stage": words.printable(record["stage"])}
+        for record in records
+    ]
+
+
+def _readable(config: Any) -> bool:
     """Whether it has what tables and pairs rest on, so that a run of an older version costs the report no more."""
     try:
+        quant, reg, schedule = config["quant"], config["reg"], config["schedule"]
+        parts = (config["model"], config["data"], reg, quant["quantizer"])
+        lambdas = (finite(reg["lambda_weight"]), finite(reg["lambda_act"]))
+        numbers = (config["seed"], quant["weight_bits"], quant["act_bits"], schedule["warmup_epochs"])
+        if reg["_target_"] == BIN_REGULARIZATION:
+            kinds = (reg[option][kind] for option in ("ramp", "saturated", "unit") for kind in ("weight", "act"))
+            if not all(isinstance(value, str) for value in kinds):
+                return False
         canonical(config)
-        words.regularizer(config)
-        return isinstance(config["seed"], int) and all("_target_" in config[key] for key in ("model", "data"))
-    except (KeyError, TypeError, AttributeError):
+        return (
+            all(isinstance(part["_target_"], str) and part["_target_"] for part in parts)
+            and all(value is not None and value >= 0 for value in lambdas)
+            and all(type(number) is int for number in numbers)
+            and isinstance(schedule["freeze_alpha"], bool)
+            and isinstance(config.get("pretrained"), (str, type(None)))
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
         return False
 
 
-def layers(run: ReportedRun) -> list[dict[str, Any]]:
-    """The run's layers.jsonl, an entry per quantized epoch; empty where there is none, or a damaged one."""
-    return _sound(RunFolder(run.path).layers, [], run.name) or []
+def layer_records(run: ReportedRun) -> list[dict[str, Any]]:
+    """The run's layers.jsonl, an entry per quantized epoch; empty where there is none. Raises `BrsweepError`."""
+    folder = RunFolder(run.path)
+    records = folder.layers()
+    for number, record in enumerate(records, start=1):
+        if not _is_of_layers(record):
+            line = f"{folder.path / LAYERS}, line {number}: not an epoch's arrays per layer, damaged"
+            raise BrsweepError(words.printable(line))
+    return records
+
+
+def _is_of_layers(record: Mapping[str, Any]) -> bool:
+    columns = {key: value for key, value in record.items() if key not in ("stage", "epoch")}
+    sites = record.get("site")
+    if not isinstance(sites, list) or not all(isinstance(c, list) and len(c) == len(sites) for c in columns.values()):
+        return False
+    if not {"kind", "low", "bits", "occupancy"} <= columns.keys() or not isinstance(record.get("stage"), str):
+        return False
+    if not all(isinstance(word, str) for word in (*sites, *columns["kind"])):
+        return False
+    if not all(isinstance(low, bool) for low in columns["low"]):
+        return False
+    for bits, shares in zip(columns["bits"], columns["occupancy"], strict=True):
+        known = type(bits) is int and 1 <= bits <= 8 and isinstance(shares, list)
+        if shares is not None and not (known and len(shares) == Grid(bits, signed=False).bins):
+            return False
+    others = [column for key, column in columns.items() if key not in ("site", "kind", "low", "bits", "occupancy")]
+    numbers = (value for column in (*others, *filter(None, columns["occupancy"])) for value in column)
+    return all(value is None or finite(value) is not None for value in numbers)
 
 
 def histograms(run: ReportedRun, name: str) -> dict[str, Histogram]:
-    """Site -> histogram of snapshots/<name>.npz; empty where there is none, or a damaged one."""
-    try:
-        return RunFolder(run.path).snapshot(name)[0]
-    except BrsweepError:
-        return {}
+    """Site -> histogram of snapshots/<name>.npz; empty where there is none. Raises `BrsweepError`."""
+    return RunFolder(run.path).snapshot(name)[0]
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:
     """Plain data as text that is equal exactly for equal values (1 is 1.0)."""
-    return json.dumps({key: _whole(value) for key, value in values.items()}, sort_keys=True, default=str)
+    return json.dumps({key: _by_value(value) for key, value in values.items()}, sort_keys=True, default=str)
 
 
-def _whole(value: Any) -> Any:
+def _by_value(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value

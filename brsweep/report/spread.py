@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-LEVEL = 0.05
+SIGNIFICANCE = 0.05
 BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
 
 
@@ -34,8 +34,8 @@ class Paired:
 
     @property
     def verdict(self) -> str:
-        """better or worse where Holm's p is below LEVEL, else undecided."""
-        if self.holm is None or self.holm >= LEVEL:
+        """better or worse where Holm's p is below SIGNIFICANCE, else undecided."""
+        if self.holm is None or self.holm >= SIGNIFICANCE:
             return UNDECIDED
         return BETTER if self.mean > 0 else WORSE
 
@@ -63,7 +63,7 @@ def paired(differences: Sequence[float]) -> Paired | None:
     from scipy.special import stdtr, stdtrit
 
     error = of.sd / math.sqrt(of.n)
-    reach = float(stdtrit(of.n - 1, 1 - LEVEL / 2)) * error
+    reach = float(stdtrit(of.n - 1, 1 - SIGNIFICANCE / 2)) * error
     p = 2 * float(stdtr(of.n - 1, -abs(of.mean) / error))
     return Paired(of.n, of.mean, of.mean - reach, of.mean + reach, p)
 

@@ -12,16 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from brsweep.report.results import Judged, Pick, Result, plain, row_label, short
-from brsweep.report.rows import BITS, NO_EFFECT
-from brsweep.report.spread import LEVEL, Paired, Spread
+from brsweep.report.results import Judged, Pick, Result, best_pick, inert, plain, row_label, short
+from brsweep.report.rows import BITS, NO_EFFECT, REGULARIZER
+from brsweep.report.spread import SIGNIFICANCE, Paired, Spread
 
 NOTHING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 LEGEND = (
     "Test accuracy is that of the epoch with the best validation accuracy (or of the last epoch where there is no "
     "validation split); ± is the sample standard deviation over n seeds. Against LSQ: mean of the differences to the "
-    "LSQ run of the same seed with its 95 % t interval; better or worse where Holm's p over all comparisons of this "
-    f"table is below {LEVEL:g}. * marks the lambda with the best mean validation accuracy of its setting."
+    "LSQ run of the same seed with its 95 % t interval (of a regularizer on another quantizer: to that quantizer "
+    "alone, which the cell names); better or worse where Holm's p over all comparisons of this table is below "
+    f"{SIGNIFICANCE:g}. * marks the lambda with the best mean validation accuracy of its setting, over the seeds that "
+    "all of its lambdas have."
 )
 
 
@@ -43,15 +45,15 @@ def columns(judged: Judged) -> list[Column]:
         Column("bits", "Bits", lambda r: r.row.bits, lambda r: r.row.bits),
         *(_setting(key) for key in varied),
         Column("n", "n", _n, lambda r: len(r.row.counted)),
-        _accuracy("test", "Test", lambda r: r.test),
+        _accuracy_column("test", "Test", lambda r: r.test),
         Column("gap_float", "Gap to FP32", lambda r: points(r.gap_float), lambda r: r.gap_float and r.gap_float.mean),
-        Column("gap_lsq", "Against LSQ", lambda r: interval(r.gap_lsq), lambda r: r.gap_lsq and r.gap_lsq.mean),
+        Column("gap", "Against LSQ", _against, lambda r: r.gap and r.gap.mean),
         Column("verdict", "Verdict", verdict, verdict),
-        Column("holm", "p (Holm)", lambda r: p_value(r.gap_lsq), lambda r: r.gap_lsq and r.gap_lsq.holm),
-        _accuracy("val", "Validation", lambda r: r.val),
-        _accuracy("test_last", "Test, last epoch", lambda r: r.test_last),
+        Column("holm", "p (Holm)", lambda r: p_value(r.gap), lambda r: r.gap and r.gap.holm),
+        _accuracy_column("val", "Validation", lambda r: r.val),
+        _accuracy_column("test_last", "Test, last epoch", lambda r: r.test_last),
         Column("published", "Published", _published, _published),
-        Column("notes", "Notes", lambda r: "; ".join(r.notes), lambda r: "; ".join(r.notes)),
+        Column("notes", "Notes", lambda r: inert("; ".join(r.notes)), lambda r: "; ".join(r.notes)),
     ]
 
 
@@ -60,36 +62,39 @@ def filled(judged: Judged) -> list[Column]:
     return [c for c in columns(judged) if any(c.text(r) not in ("", NOTHING) for r in judged.results)]
 
 
-def summary(judged: Judged) -> tuple[list[str], list[str]]:
+def headlines(judged: Judged) -> tuple[list[str], list[str]]:
     """What a reader wants to know first, a line for each setting: for each bit-width the one that reaches the highest
-    validation accuracy, and the others."""
-    best: dict[str, Pick] = {}
-    for pick in judged.picks:
-        bits = pick.result.row.bits
-        if bits not in best or pick.result.val.mean > best[bits].result.val.mean:
-            best[bits] = pick
-    first = [_sentence(pick) for pick in best.values()]
-    return first, [_sentence(pick) for pick in judged.picks if pick is not best[pick.result.row.bits]]
+    validation accuracy, and the others. Settings that have no seed in common are not compared: all are among the
+    first."""
+    first: list[Pick] = []
+    for bits in dict.fromkeys(pick.result.row.bits for pick in judged.picks):
+        mine = [pick for pick in judged.picks if pick.result.row.bits == bits]
+        best = best_pick(mine)
+        first += mine if best is None else [best]
+    return [_sentence(pick) for pick in first], [_sentence(p) for p in judged.picks if all(p is not f for f in first)]
 
 
 def _sentence(pick: Pick) -> str:
     best = pick.result
     line = row_label(best)
     if pick.candidates > 1:
-        line += f" (best on validation of {pick.candidates} lambdas, {percent(best.val)} %)"
-    line += f": test {percent(best.test)} %"
+        seeds = f"the {len(pick.seeds)} seeds" if len(pick.seeds) > 1 else "the one seed"
+        line += (
+            f" (best on validation of {pick.candidates} lambdas, {percentage(pick.val)} % over {seeds} that all have)"
+        )
+    line += f": test {percentage(best.test)} %"
     if best.gap_float:
         line += f"; gap to FP32 {points(best.gap_float)} points"
-    if best.gap_lsq:
-        line += f"; against LSQ {interval(best.gap_lsq)} points, {best.gap_lsq.statement()}"
-    if pick.lsq and pick.lsq.val.mean > best.val.mean:
-        line += f". LSQ alone is higher on validation, {percent(pick.lsq.val)} %"
+    if best.gap:
+        line += f"; against {best.baseline} {interval(best.gap)} points, {best.gap.statement()}"
+    if pick.baseline and pick.baseline.mean > pick.val.mean:
+        line += f". {best.baseline or 'LSQ'} alone is higher on validation, {percentage(pick.baseline)} %"
     if pick.incomplete:
         line += f". Left aside: {pick.incomplete} lambda{'s' * (pick.incomplete > 1)} with seeds to come"
     return f"{line}."
 
 
-def percent(spread: Spread | None) -> str:
+def percentage(spread: Spread | None) -> str:
     if spread is None:
         return NOTHING
     return f"{100 * spread.mean:.2f}" + (f" ± {100 * spread.sd:.2f}" if spread.sd is not None else "")
@@ -114,7 +119,11 @@ def p_value(gap: Paired | None) -> str:
 
 
 def verdict(result: Result) -> str:
-    return result.gap_lsq.statement() if result.gap_lsq else NOTHING
+    return result.gap.statement() if result.gap else NOTHING
+
+
+def _against(result: Result) -> str:
+    return interval(result.gap) + (f" (to {result.baseline})" if result.baseline not in ("", "LSQ") else "")
 
 
 def to_csv(tables: Sequence[Judged]) -> str:
@@ -129,31 +138,37 @@ def to_csv(tables: Sequence[Judged]) -> str:
 
 
 def _csv_row(judged: Judged, result: Result, keys: Sequence[str]) -> dict[str, Any]:
-    row, gap = result.row, result.gap_lsq
-    cells: dict[str, Any] = {"code": judged.cohort.code, "data": judged.cohort.data, "bits": row.bits}
-    cells |= {key: plain(row.settings[key]) if key in row.settings else "" for key in keys}
+    row, gap = result.row, result.gap
+    codes = " ".join(dict.fromkeys(run.code or "" for run in row.counted))
+    cells: dict[str, Any] = {"core": judged.cohort.core, "code": codes, "data": judged.cohort.data, "bits": row.bits}
+    cells |= {"method": row.method}
+    cells |= {key: _setting(key).text(result) if key in row.settings else "" for key in keys}
     cells |= {"n": len(row.counted), "seeds": " ".join(str(run.seed) for run in row.counted)}
     spreads = ("val", "test", "test_last", "floating", "gap_float")
     for key in spreads:
         value: Spread | None = getattr(result, key)
         cells |= {f"{key}_mean": value and value.mean, f"{key}_sd": value and value.sd}
     for key in ("n", "mean", "low", "high", "p", "holm"):
-        cells[f"gap_lsq_{key}"] = gap and getattr(gap, key)
-    cells |= {"verdict": gap.statement() if gap else "", "picked": plain(result.picked)}
+        cells[f"gap_{key}"] = gap and getattr(gap, key)
+    cells |= {"baseline": result.baseline, "verdict": gap.statement() if gap else "", "picked": plain(result.picked)}
     cells |= {"published": _published(result).replace(NOTHING, ""), "notes": "; ".join(result.notes)}
-    return cells
+    return {inert(key): inert(cell) if isinstance(cell, str) else cell for key, cell in cells.items()}
 
 
 def _setting(key: str) -> Column:
     def value(result: Result) -> Any:
         return result.row.settings.get(key, NO_EFFECT)
 
-    return Column(key, short(key), lambda r: plain(value(r)), value)
-
-
-def _accuracy(key: str, title: str, get: Callable[[Result], Spread | None]) -> Column:
     def text(result: Result) -> str:
-        return percent(get(result)) + ("*" if key == "val" and result.picked else "")
+        none = key == REGULARIZER and result.row.config is not None and result.row.regularizer is None
+        return "none" if none else plain(value(result))
+
+    return Column(key, short(key), text, value)
+
+
+def _accuracy_column(key: str, title: str, get: Callable[[Result], Spread | None]) -> Column:
+    def text(result: Result) -> str:
+        return percentage(get(result)) + ("*" if key == "val" and result.picked else "")
 
     return Column(key, f"{title} (%)", text, lambda r: (s := get(r)) and s.mean)
 

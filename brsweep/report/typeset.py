@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from brsweep.report.results import Judged, row_label
-from brsweep.report.table import LEGEND, MINUS, NOTHING, Column, filled, summary
+from brsweep.report.table import LEGEND, MINUS, NOTHING, Column, filled, headlines
 
 TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_"}
 TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", MINUS: "$-$", NOTHING: "--", "<": "$<$"}
@@ -15,12 +15,12 @@ FOOTED = ("published", "notes")
 
 
 def to_markdown(tables: Sequence[Judged], notices: Sequence[str]) -> str:
-    parts = [_list(notices)] if notices else []
+    parts = [_bullets(notices)] if notices else []
     for judged in tables:
         parts.append(f"### {title(judged)}\n")
-        first, others = summary(judged)
+        first, others = headlines(judged)
         if first:
-            parts.append(_list([*first, *others]))
+            parts.append(_bullets([*first, *others]))
         columns = filled(judged)
         lines = [[c.title for c in columns], ["---"] * len(columns)]
         lines += [[c.text(result) for c in columns] for result in judged.results]
@@ -34,7 +34,7 @@ def to_latex(tables: Sequence[Judged]) -> str:
 
 
 def title(judged: Judged) -> str:
-    code = f"training code {judged.cohort.code}" if judged.cohort.code else "nothing finished yet"
+    code = f"training code {judged.cohort.core}" if judged.cohort.core else "nothing finished yet"
     return f"Data {judged.cohort.data}, {code}"
 
 
@@ -43,7 +43,7 @@ def _latex(judged: Judged) -> str:
     body = [" & ".join(tex(c.text(result)) for c in columns) + r" \\" for result in judged.results]
     return "\n".join([
         r"\begin{table}", r"\centering\small", rf"\caption{{{tex(title(judged))}. {tex(LEGEND)}}}",
-        rf"\begin{{tabular}}{{{''.join(map(_aligned, columns))}}}", r"\toprule",
+        rf"\begin{{tabular}}{{{''.join(map(_alignment, columns))}}}", r"\toprule",
         " & ".join(tex(c.title) for c in columns) + r" \\", r"\midrule", *body, r"\bottomrule",
         r"\end{tabular}", *_footnotes(judged), r"\end{table}", "",
     ])  # fmt: skip
@@ -63,11 +63,11 @@ def tex(text: str) -> str:
     return "".join(TEX.get(letter, letter) for letter in text)
 
 
-def _aligned(column: Column) -> str:
+def _alignment(column: Column) -> str:
     return "l" if column.key in ("bits", "verdict") else "r"
 
 
-def _list(lines: Sequence[str]) -> str:
+def _bullets(lines: Sequence[str]) -> str:
     return "".join(f"- {_markdown(line)}\n" for line in lines)
 
 

@@ -20,8 +20,9 @@ from brsweep.report.rows import cohorts
 from brsweep.report.runs import read_sweeps
 from brsweep.report.table import to_csv
 from brsweep.report.typeset import to_latex, to_markdown
+from brsweep.runs.words import printable
 
-FIGURES, PAGE = "figures", "index.html"
+FIGURE_FOLDER, PAGE = "figures", "index.html"
 WORKERS = 2
 
 
@@ -36,14 +37,14 @@ def write_report(sweeps: Sequence[Path], out: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".part-") as part:
             folder = Path(part)
-            (folder / FIGURES).mkdir()
+            (folder / FIGURE_FOLDER).mkdir()
             with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
-                drawing = [pool.submit(draw, f, folder / FIGURES) for f in drawn if isinstance(f, Figure)]
-                heading = " + ".join(dict.fromkeys(sweep.resolve().name for sweep in sweeps))
-                (folder / PAGE).write_text(page(heading, tables, drawn, told))
-                (folder / "table.csv").write_text(to_csv(tables))
-                (folder / "table.md").write_text(to_markdown(tables, told))
-                (folder / "table.tex").write_text(to_latex(tables))
+                drawing = [pool.submit(draw, f, folder / FIGURE_FOLDER) for f in drawn if isinstance(f, Figure)]
+                heading = " + ".join(dict.fromkeys(printable(sweep.resolve().name) for sweep in sweeps))
+                (folder / PAGE).write_text(page(heading, tables, drawn, told), encoding="utf-8")
+                (folder / "table.csv").write_text(to_csv(tables), encoding="utf-8")
+                (folder / "table.md").write_text(to_markdown(tables, told), encoding="utf-8")
+                (folder / "table.tex").write_text(to_latex(tables), encoding="utf-8")
                 for work in drawing:
                     work.result()
             _move(folder, out)
@@ -54,7 +55,7 @@ def write_report(sweeps: Sequence[Path], out: Path) -> Path:
 
 def _move(folder: Path, out: Path) -> None:
     """File by file, so that what else lies in `out` stays; the page last, because it shows the others."""
-    (out / FIGURES).mkdir(exist_ok=True)
+    (out / FIGURE_FOLDER).mkdir(exist_ok=True)
     files = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     for path in sorted(files, key=lambda path: path.name == PAGE):
         (folder / path).replace(out / path)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
 import time
@@ -44,6 +45,8 @@ LOOKS, LOOK_S = 10, 0.05
 MEND = "the same command with stale=retrain trains the run again"
 LARGEST_TEXT = 16 * 2**20
 """Bytes of a result, a failure or a configuration; what is larger was not written here."""
+MOST_LEVELS = 64
+"""Levels of a configuration's nesting, far more than one has."""
 
 
 class Damaged(BrsweepError):
@@ -83,8 +86,7 @@ class RunFolder:
         if text is None:
             return None
         try:
-            if "&" in text or "*" in text:
-                _refuse_aliases(text)
+            _check_events(text)
             config = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         except (yaml.YAMLError, ValueError, RecursionError):
             config = None
@@ -158,23 +160,22 @@ class RunFolder:
 
     def snapshot(self, name: str) -> tuple[dict[str, snapshots.Histogram], np.ndarray | None]:
         """Site -> histogram, and the confusion counts or None. Raises `BrsweepError`."""
+        self._own(f"{snapshots.SNAPSHOTS}/{name}.npz")
         return snapshots.snapshot(self.path, name)
 
     def stage_has_ended(self, stage: str) -> bool:
         return snapshots.has_ended(self.path, stage)
 
     def log_end(self, lines: int, most_bytes: int = 4096) -> str:
-        """The last lines of what the run printed, or of the log that its failure names. Links are not followed."""
+        """The last lines of what the run printed, or of the log that its failure names. Links out of the folder are not
+        followed."""
         name = Path((self.failure() or {}).get("log") or CONSOLE).name
-        path = self.path / name
         try:
-            if path.is_symlink():
-                return ""
-            with open(path, "rb") as file:
+            with open(self._own(name), "rb") as file:
                 file.seek(0, 2)
                 file.seek(max(0, file.tell() - most_bytes))
                 text = file.read().decode(errors="replace")
-        except OSError:
+        except (OSError, ValueError):  # ValueError: not the folder's own, or a name that can be no file's
             return ""
         return "\n".join(text.splitlines()[-lines:])
 
@@ -214,7 +215,10 @@ class RunFolder:
     @property
     def held(self) -> bool:
         """Whether a process trains this run at this moment."""
-        return lock_is_held(self.path / LOCK)
+        try:
+            return lock_is_held(self._own(LOCK))
+        except Damaged:
+            return False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -234,11 +238,25 @@ class RunFolder:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def _lines(self, name: str, skip_damaged: bool) -> list[dict[str, Any]]:
+        path = self._own(name)
+        return jsonl.read(path, skip_damaged) if os.path.exists(path) else []
+
+    def _own(self, name: str) -> Path:
+        """Where a file of the folder lies. Raises `Damaged` for a link that leads out of the folder, and for what is
+        neither file nor folder: a pipe is waited for without end."""
         path = self.path / name
-        return jsonl.read(path, skip_damaged) if path.exists() else []
+        try:
+            real = os.path.realpath(path)
+        except ValueError:
+            raise Damaged(f"{path}: a name that no file can have") from None
+        if os.path.commonpath([real, os.path.realpath(self.path)]) != os.path.realpath(self.path):
+            raise Damaged(f"{path}: a link out of the run's folder, not read; put the file itself in its place")
+        if os.path.exists(real) and not (os.path.isfile(real) or os.path.isdir(real)):
+            raise Damaged(f"{path}: no file; remove it")
+        return path
 
     def _text(self, name: str) -> str | None:
-        path = self.path / name
+        path = self._own(name)
         try:
             with open(path, "rb") as file:
                 content = file.read(LARGEST_TEXT + 1)
@@ -286,10 +304,16 @@ def _seal(result: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _refuse_aliases(text: str) -> None:
-    """Anchors and aliases are never written here, and a few of them nested stand for gigabytes. Raises ValueError."""
+def _check_events(text: str) -> None:
+    """Raise ValueError for YAML that is never written here and dear to read: anchors and aliases, a few of which stand
+    for gigabytes, and nesting that libyaml's recursion does not survive."""
     import yaml
 
-    for token in yaml.scan(text):
-        if isinstance(token, (yaml.AnchorToken, yaml.AliasToken)):
-            raise ValueError("an anchor or an alias")
+    depth = 0
+    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MOST_LEVELS or getattr(event, "anchor", None) is not None:
+            raise ValueError("an anchor, an alias, or too deep")

@@ -1,15 +1,18 @@
 """What a run is doing, read from its folder: no torch, and no question to any process.
 
 finished    result.json is there
-damaged     result.json is there, and is not the run's whole result
+damaged     what its folder holds is not what a run writes: a part of a result, a file or a folder of another place
 running     a process holds the run's lock
 failed      the last training left its cause
 stopped     it was begun and nobody trains it: killed, interrupted, or out of time
 missing     it was planned, and never begun
+
+What is read may come from elsewhere: numbers that are none are left out, and no text here can move a terminal's cursor.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
-from brsweep.runs.folder import Damaged, RunFolder
+from brsweep.runs.folder import RunFolder
+from brsweep.runs.words import printable
 
 FINISHED, DAMAGED, RUNNING, FAILED, STOPPED, MISSING = (
     "finished", "damaged", "running", "failed", "stopped", "missing",
 )  # fmt: skip
 RECENT = 3
 """Epochs that tell how long the next ones will take."""
+MOST_EPOCHS = 10**9
+HUGE = 1e300
+"""No number that a run writes is as large; sums and differences of smaller ones stay finite."""
 
 
 @dataclass(frozen=True)
@@ -48,43 +55,63 @@ class RunStatus:
 def run_status(path: Path, planned: Mapping[str, Any]) -> RunStatus:
     """planned: what the sweep's manifest says of the run, `overrides` and `epochs`."""
     folder = RunFolder(path)
-    about = {"name": path.name, "path": path, "overrides": tuple(planned.get("overrides", ()))}
+    overrides = tuple(map(printable, planned.get("overrides", ())))
+    about = {"name": path.name, "path": path, "overrides": overrides, "total": _count(planned.get("epochs"))}
+    if leads_elsewhere(path):
+        return RunStatus(**about, state=DAMAGED, cause=printable(f"{path}: a link out of the sweep's folder; not read"))
     try:
         result = folder.result()
-    except Damaged as error:
-        return RunStatus(**about, state=DAMAGED, total=planned.get("epochs"), cause=str(error))
+        records = folder.records(skip_damaged=True) if result is None else []
+    except BrsweepError as error:
+        return RunStatus(**about, state=DAMAGED, cause=printable(str(error)))
     if result is not None:
-        total = planned.get("epochs") or _epochs(result.get("config"))
-        return RunStatus(**about, state=FINISHED, done=total, total=total, accuracy=result.get("test_accuracy"))
+        total = about.pop("total") or _all_epochs(result.get("config"))
+        accuracy = finite(result.get("test_accuracy"))
+        return RunStatus(**about, state=FINISHED, done=total or 0, total=total, accuracy=accuracy)
     if not path.is_dir():
-        return RunStatus(**about, state=MISSING, total=planned.get("epochs"))
-    records = folder.records(skip_damaged=True)
-    total = planned.get("epochs") or _planned_in(folder)
-    about |= {"done": len(records), "total": total, "accuracy": records[-1].get("val_accuracy") if records else None}
+        return RunStatus(**about, state=MISSING)
+    about["total"] = about["total"] or _planned_in(folder)
+    about |= {"done": len(records), "accuracy": finite(records[-1].get("val_accuracy")) if records else None}
     if folder.held:
-        return RunStatus(**about, state=RUNNING, time_left_s=_time_left(records, total))
+        return RunStatus(**about, state=RUNNING, time_left_s=_time_left(records, about["total"]))
     failure = folder.failure()
     if failure is not None:
-        return RunStatus(**about, state=FAILED, cause=failure["cause"])
+        return RunStatus(**about, state=FAILED, cause=printable(failure["cause"]))
     return RunStatus(**about, state=STOPPED)
 
 
+def finite(value: Any) -> float | None:
+    """`value` as a float where it is a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -HUGE < value < HUGE:
+        return None
+    return float(value)
+
+
+def leads_elsewhere(path: Path) -> bool:
+    """Whether the run's folder is a link to a place that is not in its sweep's folder."""
+    return os.path.islink(path) and os.path.dirname(os.path.realpath(path)) != os.path.realpath(path.parent)
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < MOST_EPOCHS else None
+
+
 def _time_left(records: Sequence[Mapping[str, Any]], total: int | None) -> float | None:
-    times = [record["time_s"] for record in records[-RECENT:] if isinstance(record.get("time_s"), (int, float))]
-    return statistics.mean(times) * (total - len(records)) if times and total else None
+    times = [seconds for record in records[-RECENT:] if (seconds := finite(record.get("time_s"))) is not None]
+    return finite(statistics.mean(times) * (total - len(records))) if times and total else None
 
 
-def _epochs(config: Any) -> int | None:
+def _all_epochs(config: Any) -> int | None:
     """Epochs that a configuration asks for; None where it is none that this brsweep knows."""
     try:
         schedule = config["schedule"]
-        return (0 if config["pretrained"] else schedule["float_epochs"]) + schedule["qat_epochs"]
+        return _count((0 if config["pretrained"] else schedule["float_epochs"]) + schedule["qat_epochs"])
     except (KeyError, TypeError):
         return None
 
 
 def _planned_in(folder: RunFolder) -> int | None:
     try:
-        return _epochs(folder.config())
+        return _all_epochs(folder.config())
     except BrsweepError:
         return None

@@ -1,4 +1,4 @@
-"""A run in words: its folder's readable name, its tags, and the lines that open its console."""
+"""A run in words: its folder's readable name, its parts, its tags, and the lines that open its console."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from brsweep.quant.grid import FLOAT_BITS
-from brsweep.stages.plan import Stage
+from brsweep.stages.plan import BIN_REGULARIZATION, Stage
+
+LSQ_QUANTIZER = "brsweep.quant.lsq.LSQQuantizer"
 
 
 def readable_name(config: Mapping[str, Any]) -> str:
@@ -30,30 +32,60 @@ def schedule(config: Mapping[str, Any]) -> str:
     return "s1" if config["schedule"]["freeze_alpha"] else "s2"
 
 
-def regularizer(config: Mapping[str, Any]) -> str:
-    reg = config["reg"]
-    return "lsq" if not reg["lambda_weight"] and not reg["lambda_act"] else _last(reg)
+def regularizer(config: Mapping[str, Any]) -> str | None:
+    """The class of the regularizer in force, `binregularization`; None where both lambdas are 0, whatever its class."""
+    return _last(config["reg"]) if is_regularized(config) else None
+
+
+def is_regularized(config: Mapping[str, Any]) -> bool:
+    return bool(config["reg"]["lambda_weight"] or config["reg"]["lambda_act"])
+
+
+def quantizer(config: Mapping[str, Any]) -> str:
+    """`lsq`, or the class of another quantizer."""
+    node = config["quant"]["quantizer"]
+    return "lsq" if node["_target_"] == LSQ_QUANTIZER else _last(node)
 
 
 def tags(config: Mapping[str, Any]) -> tuple[str, ...]:
-    return (bits(config), regularizer(config), schedule(config))
+    """Bits, method and schedule; the method is the regularizer, or the quantizer where nothing regularizes."""
+    return (bits(config), regularizer(config) or quantizer(config), schedule(config))
 
 
 def final_values(result: Mapping[str, Any]) -> dict[str, float | None]:
-    """What a finished run is judged by, for a tracker's summary. gap_to_float: float's test accuracy less the run's."""
+    """What a finished run is judged by, for a tracker's summary."""
     shown = ("val_accuracy", "best_epoch", "test_accuracy", "test_accuracy_last", "float_test_accuracy")
-    test, floating = result["test_accuracy"], result["float_test_accuracy"]
-    return {key: result[key] for key in shown} | {"gap_to_float": None if test is None else floating - test}
+    gap = gap_to_float(result["test_accuracy"], result["float_test_accuracy"])
+    return {key: result[key] for key in shown} | {"gap_to_float": gap}
+
+
+def gap_to_float(test: float | None, floating: float | None) -> float | None:
+    """Test accuracy less that of the float network, in [-1, 1]: negative where quantization costs accuracy."""
+    return None if test is None or floating is None else test - floating
 
 
 def alpha_control(config: Mapping[str, Any]) -> str:
     """What moves the step sizes in the last stage."""
-    reg = config["reg"]
+    reg, name = config["reg"], regularizer(config)
     if config["schedule"]["freeze_alpha"]:
         return "frozen when the warm-up ends"
-    if not reg.get("backprop_to_alpha") or regularizer(config) == "lsq":
+    if name is None:
+        return "trained by the task alone"
+    if reg["_target_"] != BIN_REGULARIZATION:
+        return f"trained by the task, and by {name} as far as its gradient reaches it"
+    if not reg["backprop_to_alpha"]:
         return "trained by the task alone; BR's gradient is kept from it"
     return f"trained by the task and by BR (gradient {reg['alpha_grad_scale']}): levels move while BR clusters to them"
+
+
+def printable(text: str) -> str:
+    r"""`text` with every character that is no visible one as Python writes it: names and causes come from elsewhere,
+    and a terminal acts on some of them.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def settings_lines(config: Mapping[str, Any], bench: Any, stages: Sequence[Stage]) -> list[str]:

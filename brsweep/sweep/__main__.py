@@ -10,6 +10,7 @@ from pathlib import Path
 
 from brsweep.errors import BrsweepError
 from brsweep.runs.status import RunStatus
+from brsweep.runs.words import printable
 from brsweep.sweep.manifest import runs_of
 from brsweep.sweep.screen import duration, percent, progress
 
@@ -24,7 +25,7 @@ def table(runs: Sequence[RunStatus]) -> str:
     for run in runs:
         words = run.cause or " ".join(o for o in run.overrides if o not in common)
         left = duration(run.time_left_s)
-        rows.append((run.name, run.state, progress(run), percent(run.accuracy), left, words))
+        rows.append((printable(run.name), run.state, progress(run), percent(run.accuracy), left, words))
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     counts = ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in runs).items())
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         print(table(runs_of(parser.parse_args(arguments).sweep)))
     except BrsweepError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(str(error))}")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,8 @@ def train_step(
     learner.optimizer.step()
 
     totals.add(loss, task_loss, penalties, logits, labels, step)
+
+
 # ------------------------------------------------------------------------------------------------------------------
 
 

@@ -7,14 +7,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from brsweep.report.figures import Absent, Figure, Heat, Panel, Series
-from brsweep.report.results import Judged, Result, covers, distinct_settings, in_words, setting, short
+from brsweep.report.results import (
+    Judged,
+    Pick,
+    Result,
+    best_pick,
+    covers,
+    distinct_settings,
+    setting,
+    settings_in_words,
+    short,
+)
 from brsweep.report.rows import BITS, LAMBDAS
 
-TEST = "test accuracy (%)"
+TEST_ACCURACY = "test accuracy (%)"
 MOST_LINES = 8
-ALONE, DETACHED, FROZEN = "LSQ alone", "free, BR detached", "frozen"
-REACHES = {"raw": "free, BR reaches alpha", "lsq": "free, BR reaches alpha, scaled as LSQ does"}
-TICKS = {ALONE: "LSQ", DETACHED: "detached", FROZEN: "frozen", REACHES["raw"]: "reached", REACHES["lsq"]: "scaled"}
+WAYS = {
+    "frozen": "frozen",
+    "detached": "free, BR detached",
+    "raw": "free, BR reaches alpha",
+    "lsq": "free, BR reaches alpha, scaled as LSQ does",
+    "free": "free",
+}
+TICKS = {"raw": "reached", "lsq": "scaled"}
 
 
 def bit_widths(judged: Judged) -> list[str]:
@@ -33,7 +48,7 @@ def against_lambda(judged: Judged, key: str) -> Figure | Absent:
     if tied and key != LAMBDAS[-1]:
         return Absent(name, title, f"it moves with {short(LAMBDAS[-1])}, whose figure shows both")
     but = (*LAMBDAS, *BITS) if tied else (key, *BITS)
-    frames = _best(distinct_settings(done, but), done, but)
+    frames = _furthest(distinct_settings(done, but), done, but)
     position = log_positions(values)
     panels = [_lambda_panel(bits, done, key, position, frames, but) for bits in bit_widths(judged)]
     caption = (
@@ -51,7 +66,7 @@ def _tied(done: Sequence[Result]) -> bool:
     return len(points) > 1 and all(len({point[i] for point in points}) == len(points) for i in (0, 1))
 
 
-def _best(frames: list[dict[str, Any]], done: Sequence[Result], but: Sequence[str]) -> list[dict[str, Any]]:
+def _furthest(frames: list[dict[str, Any]], done: Sequence[Result], but: Sequence[str]) -> list[dict[str, Any]]:
     """What a figure can tell apart: of many settings those that reach the highest validation accuracy."""
 
     def reached(frame: Mapping[str, Any]) -> float:
@@ -88,11 +103,11 @@ def _lambda_panel(
         mine.sort(key=lambda r: _lambda(r, key))
         shift = 0.012 * width * (number - (len(frames) - 1) / 2)
         points = [(position[_lambda(r, key)] + shift, r) for r in mine]
-        series.append(points_series(in_words(frame) or "all runs", points, number))
+        series.append(points_series(settings_in_words(frame) or "all runs", points, number))
     floating = [r.floating.mean for r in rows if r.floating is not None]
     levels = [(100 * sum(floating) / len(floating), "FP32")] if floating else []
     ticks = [(at, f"{value:g}") for value, at in position.items()]
-    return Panel(bits, series, short(key), TEST, x_ticks=ticks, levels=levels)
+    return Panel(bits, series, short(key), TEST_ACCURACY, x_ticks=ticks, levels=levels)
 
 
 def points_series(name: str, points: Sequence[tuple[float, Result]], color: int) -> Series:
@@ -123,41 +138,49 @@ def bits_by_lambda(judged: Judged) -> Figure | Absent:
             columns=[" / ".join(f"{value:g}" for value in column) for column in columns],
             values=[[r and 100 * r.test.mean for r in line] for line in cells],
             texts=[[f"{100 * r.test.mean:.1f}" if r else "" for r in line] for line in cells],
-            label=TEST,
+            label=TEST_ACCURACY,
         )
-        panels.append(Panel(in_words(frame), x_label=" / ".join(map(short, varied)), heat=heat))
+        panels.append(Panel(settings_in_words(frame), x_label=" / ".join(map(short, varied)), heat=heat))
     return Figure(name, title, "Mean test accuracy over seeds; an empty cell has no finished run.", panels, columns=1)
 
 
-def alpha_control(judged: Judged) -> Figure | Absent:
-    """The ways of alpha control beside LSQ, each at the lambda that validation picks for it."""
+def ways_of_alpha(judged: Judged) -> Figure | Absent:
+    """The ways of alpha control beside the quantizer alone, each at the lambda that validation picks for it."""
     name, title = "alpha-control", "Alpha control"
-    best: dict[tuple[str, str], Result] = {}
+    groups: dict[tuple[str, str, str], list[Pick]] = {}
     for pick in judged.picks:
-        where = (pick.result.row.bits, control(pick.result))
-        if where not in best or pick.result.val.mean > best[where].val.mean:
-            best[where] = pick.result
-    ways = list(dict.fromkeys(way for _, way in best))
-    if len(ways) < 2:
+        row = pick.result.row
+        if row.regularizer:
+            groups.setdefault((row.bits, row.method, control(pick.result)), []).append(pick)
+    best = {where: (best_pick(picks) or picks[0]).result for where, picks in groups.items()}
+    ways = list(dict.fromkeys(where[1:] for where in best))
+    if len({way for _, way in ways}) < 2:
         return Absent(name, title, "its complete runs know one way of alpha control; vary schedule.freeze_alpha or "
                       "reg.backprop_to_alpha")  # fmt: skip
+    several = len({method for method, _ in ways}) > 1
     panels = []
     for bits in bit_widths(judged):
-        lsq = [r for r in judged.results if r.row.bits == bits and r.row.is_lsq and r.test is not None]
-        shown = ([(ALONE, lsq[0])] if lsq else []) + [(w, best[bits, w]) for w in ways if (bits, w) in best]
-        series = [points_series(way, [(at, r)], at) for at, (way, r) in enumerate(shown)]
-        ticks = [(at, TICKS[way]) for at, (way, _) in enumerate(shown)]
-        panels.append(Panel(bits, series, "alpha", TEST, x_ticks=ticks))
+        alone = {r.row.method: r for r in judged.results if r.row.bits == bits and r.test and not r.row.regularizer}
+        shown = [(f"{method} alone", method, result) for method, result in alone.items()]
+        for method, way in ways:
+            if (bits, method, way) in best:
+                of = f"{method}: " if several else ""
+                shown.append((f"{of}{WAYS[way]}", f"{of}{TICKS.get(way, way)}", best[bits, method, way]))
+        series = [points_series(words, [(at, result)], at) for at, (words, _, result) in enumerate(shown)]
+        ticks = [(at, tick) for at, (_, tick, _) in enumerate(shown)]
+        panels.append(Panel(bits, series, "alpha", TEST_ACCURACY, x_ticks=ticks))
     caption = "Mean over seeds with the sample standard deviation, each at the lambda that validation picks."
     return Figure(name, title, caption, panels, columns=min(2, len(panels)))
 
 
 def control(result: Result) -> str:
+    """What moves the step sizes, a key of WAYS."""
     config = result.row.config
     if config["schedule"]["freeze_alpha"]:
-        return FROZEN
-    reaches = config["reg"].get("backprop_to_alpha")
-    return REACHES[config["reg"].get("alpha_grad_scale", "raw")] if reaches else DETACHED
+        return "frozen"
+    if result.row.regularizer != "BR":
+        return "free"
+    return config["reg"]["alpha_grad_scale"] if config["reg"]["backprop_to_alpha"] else "detached"
 
 
 def _lambda(result: Result, key: str) -> float:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from brsweep.report.figures import Absent, Figure
-from brsweep.report.figures.accuracy import against_lambda, alpha_control, bits_by_lambda
+from brsweep.report.figures.accuracy import against_lambda, bits_by_lambda, ways_of_alpha
 from brsweep.report.figures.curves import training_curves
-from brsweep.report.figures.inside import Inside, alphas, changes, distributions, occupancy
+from brsweep.report.figures.inside import Inside, alphas, bin_occupancy, changes, distributions
 from brsweep.report.figures.pairs import pairs
 from brsweep.report.results import Judged
 from brsweep.report.rows import LAMBDAS
@@ -18,22 +18,22 @@ def figures(tables: Sequence[Judged]) -> list[Figure | Absent]:
     """Those of each cohort; from the second on names and titles carry its number."""
     found = []
     for number, judged in enumerate(tables, start=1):
-        for figure in _of_cohort(judged):
+        for figure in _cohort_figures(judged):
             if number > 1:
                 figure = replace(figure, name=f"{figure.name}-{number}", title=f"{figure.title} (table {number})")
             found.append(figure)
     return found
 
 
-def _of_cohort(judged: Judged) -> list[Figure | Absent]:
+def _cohort_figures(judged: Judged) -> list[Figure | Absent]:
     shown = pairs(judged)
     insides = [Inside(pair) for pair in shown]
-    found = [*(against_lambda(judged, key) for key in reversed(LAMBDAS)), bits_by_lambda(judged), alpha_control(judged)]
+    found = [*(against_lambda(judged, key) for key in reversed(LAMBDAS)), bits_by_lambda(judged), ways_of_alpha(judged)]
     found.append(training_curves(shown))
     for inside in insides:
         found += [distributions(inside, "weight"), distributions(inside, "act")]
     for inside in insides:
-        found += [alphas(inside), occupancy(inside)]
+        found += [alphas(inside), bin_occupancy(inside)]
     if not insides:
         title = "Distributions around the levels, trajectories of alpha, bin occupancy"
         found.append(Absent("inside", title, "no run has finished yet"))

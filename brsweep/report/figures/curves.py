@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from brsweep.report.figures import Absent, Figure, Panel, Series
 from brsweep.report.figures.pairs import Pair
 from brsweep.report.results import Result
-from brsweep.report.runs import ReportedRun
+from brsweep.report.runs import DRAWN, ReportedRun
+from brsweep.runs import words
+from brsweep.stages.plan import BIN_REGULARIZATION, REGULARIZED
 
-STAGES = {"float": "float", "warmup": "warm-up", "br": "BR"}
+STAGE_WORDS = {"float": "float", "warmup": "warm-up"}
 
 
 def training_curves(pairs: Sequence[Pair]) -> Figure | Absent:
@@ -21,7 +22,7 @@ def training_curves(pairs: Sequence[Pair]) -> Figure | Absent:
         return Absent(name, title, "no finished run has a readable metrics.jsonl")
     caption = (
         "Mean over seeds, the band reaches from the lowest seed to the highest. Upright lines: where a stage begins. "
-        + " ".join(f"LSQ + BR is {pair.label}." for pair in pairs if pair.br)
+        + " ".join(f"{pair.methods[-1]} is {pair.label}." for pair in pairs if len(pair.runs) > 1)
     )
     return Figure(name, title, caption, panels, columns=2)
 
@@ -30,29 +31,39 @@ def _panels(pair: Pair) -> list[Panel]:
     runs = [run for _, row in pair.rows for run in row.row.counted if run.records]
     if not runs:
         return []
-    marks = stage_marks(runs[0].records)
-    shown = (("validation accuracy (%)", _accuracy), ("task loss", lambda r: r.get("task_loss", r.get("train_loss"))))
+    marks = stage_marks(runs[0].records, last_stage(pair))
+    shown = (("validation accuracy (%)", _epoch_accuracy), ("task loss", _task_loss))
     return [
-        Panel(pair.bits, _over_seeds(pair.rows, value), "epoch", label, marks=marks, y_log=label == "task loss")
+        Panel(pair.title, _over_seeds(pair.rows, value), "epoch", label, marks=marks, y_log=label == "task loss")
         for label, value in shown
     ]
 
 
-def _accuracy(record: Mapping[str, Any]) -> float | None:
+def _task_loss(record: Mapping[str, Any]) -> float | None:
+    return record.get("task_loss", record.get("train_loss"))
+
+
+def _epoch_accuracy(record: Mapping[str, Any]) -> float | None:
     value = record.get("val_accuracy")
     value = record.get("test_accuracy") if value is None else value
     return None if value is None else 100 * value
 
 
-def stage_marks(records: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
-    """Where each stage begins, in epochs of the whole run, with its name.
+def last_stage(pair: Pair) -> str:
+    """What the last stage is called: the regularizer's name."""
+    return pair.rows[-1][1].row.regularizer or "BR"
 
-    >>> stage_marks([{"stage": "float"}, {"stage": "float"}, {"stage": "br"}])
+
+def stage_marks(records: Sequence[Mapping[str, Any]], regularizer: str) -> list[tuple[float, str]]:
+    """Where each stage begins, in epochs of the whole run, with its name; the last one is called after `regularizer`.
+
+    >>> stage_marks([{"stage": "float"}, {"stage": "float"}, {"stage": "br"}], "BR")
     [(0.5, 'float'), (2.5, 'BR')]
     """
+    stage_words = STAGE_WORDS | {REGULARIZED: regularizer}
     names = [record.get("stage") for record in records]
     starts = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
-    return [(i + 0.5, STAGES.get(str(names[i]), str(names[i]))) for i in starts]
+    return [(i + 0.5, stage_words.get(str(names[i]), str(names[i]))) for i in starts]
 
 
 def _over_seeds(rows: Sequence[tuple[str, Result]], value: Callable[[Mapping[str, Any]], Any]) -> list[Series]:
@@ -70,12 +81,14 @@ def _over_seeds(rows: Sequence[tuple[str, Result]], value: Callable[[Mapping[str
 
 def own_curves(run: ReportedRun) -> dict[str, Any]:
     """What the page draws on a run's own page: epochs' values, short."""
-    keys = ("train_accuracy", "val_accuracy", "test_accuracy", "task_loss", "penalty_weight", "penalty_act", "lr")
-    curves = {key: [_short(record.get(key)) for record in run.records] for key in keys}
+    curves = {key: [_four_digits(record.get(key)) for record in run.records] for key in DRAWN}
     known = {key: values for key, values in curves.items() if any(value is not None for value in values)}
-    return {"marks": stage_marks(run.records), "values": known} if run.records else {}
+    if not run.records:
+        return {}
+    own = run.config is not None and words.is_regularized(run.config) and run.config["reg"]["_target_"]
+    name = "BR" if own in (False, BIN_REGULARIZATION) else own.rpartition(".")[2]
+    return {"marks": stage_marks(run.records, name), "values": known}
 
 
-def _short(value: Any) -> float | None:
-    known = isinstance(value, (int, float)) and math.isfinite(value)
-    return float(f"{value:.4g}") if known else None
+def _four_digits(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

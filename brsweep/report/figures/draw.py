@@ -26,7 +26,7 @@ STYLE = {
     "lines.linewidth": 1.2,
     "pdf.fonttype": 42,
 }
-DPI = 150
+DOTS_PER_INCH = 150
 LEGEND_LINE, SMALL_FONT = 0.15, 6
 GREY = "0.35"
 
@@ -55,7 +55,7 @@ def draw(figure: Figure, folder: Path) -> None:
                 ax.tick_params(labelbottom=not alike or place + columns >= len(figure.panels))
         _legend(canvas, figure)
         for kind, about in (("png", {}), ("pdf", {"CreationDate": None})):
-            canvas.savefig(folder / f"{figure.name}.{kind}", dpi=DPI, metadata=about)
+            canvas.savefig(folder / f"{figure.name}.{kind}", dpi=DOTS_PER_INCH, metadata=about)
 
 
 def _lay_out(canvas: Any, figure: Figure, columns: int, lines: int) -> None:
