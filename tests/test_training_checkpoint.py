@@ -48,7 +48,7 @@ def test_the_state_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
         function = getattr(os, name)
         monkeypatch.setattr(checkpoint.os, name, lambda *a, n=name, f=function: (calls.append(n), f(*a)))
     save(tmp_path / "state.pt", {"epoch": 1})
-    assert calls == ["fsync", "replace"]
+    assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder
 
 
 def test_a_full_disk_leaves_the_old_state_and_one_line(tmp_path, monkeypatch):

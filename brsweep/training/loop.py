@@ -164,5 +164,6 @@ def _where_it_diverged(learner: Learner, span: Span, epoch: int, totals: EpochTo
     if totals.first_bad_step < 0:
         step = "the network's weights are not a number after the last step of"
     return (
-        f"{step} epoch {epoch + 1}/{span.epochs} in stage {span.name}{where}; the last checkpoint before it is kept: lower the learning rate or the lambdas"
+        f"{step} epoch {epoch + 1}/{span.epochs} in stage {span.name}{where}; the last checkpoint before it is kept: "
+        f"lower the learning rate or the lambdas"
     )
