@@ -11,7 +11,7 @@ from types import MethodType
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrizations, prune
 
 
@@ -55,7 +55,13 @@ def before(view: Callable) -> Callable:
     return middle
 
 
+@fx.wrap
+def someones_own(h: Tensor) -> Tensor:
+    return h if len(h) < 100 else h * 2
+
+
 VIEWS: dict[str, Callable] = {
+    "a function of one's own": lambda net, h: someones_own(h),
     "itself": lambda net, h: h,
     "slice": lambda net, h: h[:, :4],
     "slice of a slice": lambda net, h: h[:, :4][:, 1:],

@@ -180,3 +180,13 @@ def test_tracing_leaves_nothing_behind():
     assert (net.steps.item(), model.steps.item()) == (0, 0)
     assert not any(isinstance(value, torch.fx.Proxy) for m in model.modules() for value in vars(m).values())
     copy.deepcopy(model)
+
+
+def test_a_compiled_network_is_converted_and_computes_with_weights_of_its_own():
+    net = seeded(Net).eval()
+    model, _ = convert(torch.compile(net, backend="eager"))
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = net(images)
+        net.c2.weight.zero_()
+        assert torch.equal(model(images), expected)
