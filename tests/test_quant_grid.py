@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -41,6 +42,18 @@ def test_levels_per_channel_and_in_alphas_dtype():
 def test_bits_that_no_grid_has_are_refused(bits):
     with pytest.raises(BrsweepError, match=r"1 to 8 bits; 32 means float"):
         Grid(bits, signed=True)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.int32, np.int64, np.uint64])
+def test_any_integer_will_do_for_bits(kind):
+    for bits in range(1, 9):
+        grid = Grid(kind(bits), signed=True)
+        assert grid == Grid(bits, signed=True)
+        assert [type(n) for n in (grid.bits, grid.qn, grid.qp, grid.bins)] == [int] * 4
+        assert repr(grid) == repr(Grid(bits, signed=True))
+    for wrong in (np.int64(0), np.int64(9), np.float32(2), np.bool_(True), np.array([2, 3])):
+        with pytest.raises(BrsweepError, match=r"1 to 8 bits"):
+            Grid(wrong, signed=True)
 
 
 def test_equal_grids_are_one_key():

@@ -97,6 +97,20 @@ def test_a_weight_that_a_layer_uses_and_the_forward_pass_reads_too_is_named():
     assert done.left_float == {"conv2.weight": "read by the forward pass beside the layer's own call"}
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_relus_of_an_untraced_network_that_work_in_place_are_named(inplace):
+    class Branches(SmallNet):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images if images.sum() > 0 else -images)
+
+    net = Branches()
+    net.relu2.inplace = inplace
+    done = converted(net, first_last_bits=None)
+    assert done.untraced
+    assert done.unchecked == (("relu2",) if inplace else ())
+    assert len(done.warnings) == 1 + inplace
+
+
 # --- the ends --------------------------------------------------------------------------------------------------------
 
 

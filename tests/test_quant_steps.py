@@ -15,8 +15,8 @@ from brsweep.quant.steps import hands_on, reads_values, shares_memory
 
 ARGUMENTS = [
     (), (0,), (1,), (-1,), (0, 1), (1, 1), (0, 0), (2, 2), (0, 0, 1), (1, 1, 1), (1, 1, 0), ((1,),), ((0, 0),),
-    ((1, 1),), ((0, 1, 2, 3),), ((2, 4, 2, 2),), ((0, 0, 0, 0),), (torch.float32,), (0.0,), (0.0, False), (0.5,
-    False), (None,),
+    ((1, 1),), ((0, 1, 2, 3),), ((2, 4, 2, 2),), ((0, 0, 0, 0),), (torch.float32,), (0.0,), (0.0, False),
+    (0.5, False), (None,),
 ]  # fmt: skip
 HOUSEKEEPING = {"module_load", "from_file", "index", "save", "compile", "set_default_device", "set_default_dtype",
                 "set_num_threads", "set_num_interop_threads", "set_default_tensor_type", "manual_seed"}  # fmt: skip
@@ -83,11 +83,9 @@ MODULES = [
     nn.Dropout3d(), nn.AlphaDropout(), nn.FeatureAlphaDropout(), nn.PixelShuffle(1), nn.PixelUnshuffle(1),
     nn.ChannelShuffle(1), nn.ChannelShuffle(2), nn.ZeroPad2d(0), nn.ConstantPad2d(0, 0.0), nn.MaxPool2d(1),
     nn.Sigmoid(), nn.Upsample(scale_factor=1), nn.Hardtanh(inplace=True), nn.LeakyReLU(inplace=True), nn.SiLU(True),
-    nn.ELU(),
-    nn.GELU(), nn.Threshold(0, 0, True), nn.BatchNorm2d(4), nn.InstanceNorm2d(4), nn.GroupNorm(2, 4),
+    nn.ELU(), nn.GELU(), nn.Threshold(0, 0, True), nn.BatchNorm2d(4), nn.InstanceNorm2d(4), nn.GroupNorm(2, 4),
     nn.LocalResponseNorm(2),
-    nn.Softmax(1), nn.AdaptiveAvgPool2d(2), nn.AdaptiveMaxPool2d(2), nn.AvgPool2d(1), nn.Hardswish(True),
-    nn.Mish(True),
+    nn.Softmax(1), nn.AdaptiveAvgPool2d(2), nn.AdaptiveMaxPool2d(2), nn.AvgPool2d(1), nn.Hardswish(True), nn.Mish(True),
     nn.Conv2d(4, 4, 1), nn.PReLU(), nn.RReLU(inplace=True), nn.CELU(inplace=True), nn.SELU(inplace=True),
     nn.LPPool2d(1, 1), nn.ReflectionPad2d(0), nn.ReplicationPad2d(0), nn.CircularPad2d(0), nn.LayerNorm(2), nn.Tanh(),
 ]  # fmt: skip

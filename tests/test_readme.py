@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import call
+from commands import TINY, call, shell
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
@@ -32,7 +33,9 @@ def commands(kind: str) -> list[list[str]]:
 
 def test_every_block_has_a_kind_that_a_test_takes():
     kinds = re.findall(r"^```(.+)$", TEXT, flags=re.M)
-    assert set(kinds) == {"bash", "bash compose", "bash dry", "python", "text", "tree"}
+    listings = {kind for kind in kinds if re.fullmatch(r"(python mine|yaml conf)/\S+", kind)}
+    assert set(kinds) - listings == {"bash", "bash compose", "bash dry", "bash own", "python", "text", "tree"}
+    assert len(listings) == 8
     assert len(commands("bash")) >= 3 and len(commands("bash compose")) >= 5
 
 
@@ -76,6 +79,23 @@ def test_commands_on_digits_run_as_written(tmp_path):
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     results = list((tmp_path / "runs" / "default").glob("*/result.json"))
     assert len(results) == 3  # lambda_act = 0, 1 and 10: the first two commands are points of the third
+
+
+def test_parts_of_ones_own_run_as_listed(tmp_path):
+    """The listings become files, and the commands run in the folder that holds them, with a short schedule."""
+    for path, content in re.findall(r"^```(?:python|yaml) (\S+)\n(.*?)^```", TEXT, flags=re.M | re.S):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+    short = [o for o in TINY if not o.startswith(("model=", "data="))]
+    for command in commands("bash own"):
+        assert command[:3] == ["python", "-m", "brsweep.train"]
+        answer = shell(tmp_path, *command[3:], *short, PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}")
+        assert answer.code == 0, answer.err + answer.out
+    results = [json.loads(path.read_text()) for path in (tmp_path / "runs/default").glob("*/result.json")]
+    assert {result["config"]["reg"]["_target_"].rpartition(".")[2] for result in results} == {
+        "BinRegularization", "Spread",
+    }  # fmt: skip
+    assert len(results) == 7 and len({result["core"] for result in results}) == 1
 
 
 @pytest.mark.parametrize("code", blocks("python"))

@@ -1,8 +1,10 @@
 """Float network -> quantized network, by a policy, telling what it did.
 
-Every convolution and linear layer gets a signed quantizer for its weight, every ReLU becomes an activation site with
-an unsigned one. The 8-bit ends (`first_last_bits`) are the first and the last layer's weights and the last ReLU; the
-image stays float unless `input_bits` says otherwise.
+Every convolution, transposed convolution and linear layer gets a signed quantizer for its weight, every ReLU becomes an
+activation site with an unsigned one. Each other weight stays float and is named, with the reason: layers of classes
+that compute in a way of their own, parametrized weights, attention, recurrent layers, embeddings, bare parameters. The
+8-bit ends (`first_last_bits`) are the weights of the network's first and last layer, and the last ReLU; where one of
+those layers stays float no other takes its place. The image stays float unless `input_bits` says otherwise.
 
 Each place where an activation is quantized needs its own step size, so a ReLU module used at several places becomes
 one module per place, and functional ReLUs become modules: see `brsweep.quant.places`.
@@ -21,7 +23,7 @@ from brsweep.quant.copying import copy_network
 from brsweep.quant.grid import FLOAT_BITS
 from brsweep.quant.layers import ClippedReLU, QuantizedClippedReLU, QuantizerFactory, quantize_layer
 from brsweep.quant.lsq import LSQQuantizer
-from brsweep.quant.places import find_places, replace
+from brsweep.quant.places import Places, find_places, replace
 from brsweep.quant.policy import ASKED, Bits, Policy
 from brsweep.quant.sites import Site
 
@@ -37,6 +39,7 @@ class Conversion:
     float_ends: the network's first or last weight layer where it can't be quantized; no other takes its bits.
     weights, low_weights: how many weights the network has, and how many of them are at the low bit-width.
     untraced: why the network could not be traced, where it could not; `float_inputs` is empty then.
+    unchecked: its ReLUs, then, that work in place: whether their inputs are read again is not known.
     """
 
     sites: tuple[Site, ...]
@@ -46,6 +49,7 @@ class Conversion:
     weights: int
     low_weights: int
     untraced: str = ""
+    unchecked: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> list[str]:
@@ -68,8 +72,13 @@ class Conversion:
             lines.append(f"these quantized layers compute on float inputs: {', '.join(self.float_inputs)}")
         if self.untraced:
             lines.append(
-                f"the network can't be traced ({self.untraced}), so neither inputs that stay float are known, nor "
-                f"in-place ReLUs whose input is read again, which quantizers would change"
+                f"the network can't be traced ({self.untraced}), so neither inputs that stay float nor ReLUs that are "
+                f"no modules are listed"
+            )
+        if self.unchecked:
+            lines.append(
+                f"these ReLUs work in place; if what they work on is read again, it is not rectified as in the float "
+                f"network, and without a trace nothing shows that: {', '.join(self.unchecked)}"
             )
         return lines
 
@@ -102,18 +111,16 @@ def quantize_model(
         carry their module's name, activations their ReLU's.
     count: see `LSQQuantizer`; for activations.
 
-    Raises `BrsweepError` for bits that no grid has, an option without effect, a layer used at two places, or a network
-    that is quantized already. Warns of quantized layers whose input stays float.
+    Raises `BrsweepError` for bits that no grid has, an option without effect, and a network that is quantized already,
+    has nothing to quantize, or would change (see `find_places`, `copy_network`). Warns of `Conversion.warnings`.
     """
     if any(hasattr(m, "weight_quantizer") or isinstance(m, QuantizedClippedReLU) for m in model.modules()):
         raise BrsweepError("quantize_model: this network is quantized already; start from the float network")
     model, places = find_places(copy_network(model))
+    _refuse_nothing(model, places)
     policy = Policy(places, weight_bits, act_bits, first_last_bits, overrides or {})
-    weights = {id(p): p.numel() for p in model.parameters() if p.dim() > 1}
-    if not weights or not places.order:
-        missing = "layer or ReLU that can be quantized" if weights else "weights"
-        raise BrsweepError(f"quantize_model: this network ({type(model).__name__}) has no {missing}")
     image_layer = policy.image_layer(input_bits)
+    weights = {id(p): p.numel() for p in model.parameters() if p.dim() > 1}
     like = next(p for p in model.parameters() if p.dim() > 1)
     sites, left_float, low = [], dict(policy.left_float), set()
     for name in places.order:
@@ -135,7 +142,9 @@ def quantize_model(
             sites.append(Site(name, "act", model.get_submodule(name).quantizer, low=is_low))
     float_inputs = tuple(name for name in places.float_inputs if name not in left_float)
     counts = (sum(weights.values()), sum(weights[key] for key in low))
-    done = Conversion(tuple(sites), left_float, float_inputs, policy.float_ends, *counts, places.untraced)
+    done = Conversion(
+        tuple(sites), left_float, float_inputs, policy.float_ends, *counts, places.untraced, places.unchecked
+    )
     for line in done.warnings:
         warnings.warn(line, stacklevel=2)
     return model, done
@@ -150,6 +159,13 @@ def clip_relus(model: nn.Module, clip_value: float | None) -> nn.Module:
     for name in places.activations:
         replace(model, name, ClippedReLU(_tighter(clip_value, _own_clip(model.get_submodule(name)))))
     return model
+
+
+def _refuse_nothing(model: nn.Module, places: Places) -> None:
+    weights = any(p.dim() > 1 for p in model.parameters())
+    if not weights or not places.order:
+        missing = "layer or ReLU that can be quantized" if weights else "weights"
+        raise BrsweepError(f"quantize_model: this network ({type(model).__name__}) has no {missing}")
 
 
 def _quantize(name: str, module: nn.Module, bits: int, per_channel: bool, quantizer: QuantizerFactory) -> None:

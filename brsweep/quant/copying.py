@@ -26,7 +26,8 @@ def copy_network(model: nn.Module) -> nn.Module:
                     f"{at}: its {key} is no parameter but computed ({by}), which can't be copied; remove that first "
                     f"(remove_weight_norm, remove_spectral_norm, prune.remove) or use torch.nn.utils.parametrizations"
                 )
-        if isinstance(vars(module).get("forward"), FunctionType):
+        made_again = "__getstate__" in vars(type(module))  # as in torch.compile's wrapper
+        if isinstance(vars(module).get("forward"), FunctionType) and not made_again:
             raise BrsweepError(
                 f"{at}: its forward is a function set on the object, which a copy would call with the original's "
                 f"weights; bind it (types.MethodType) or make it a class"

@@ -37,9 +37,13 @@ class Grid:
     signed: bool
 
     def __post_init__(self) -> None:
-        if isinstance(self.bits, bool) or not hasattr(self.bits, "__index__") or not 1 <= self.bits <= 8:
+        try:
+            bits = 0 if isinstance(self.bits, bool) else operator.index(self.bits)
+        except TypeError:
+            bits = 0
+        if not 1 <= bits <= 8:
             raise BrsweepError(f"bits={self.bits!r}: a grid has 1 to 8 bits; {FLOAT_BITS} means float and has no grid")
-        object.__setattr__(self, "bits", operator.index(self.bits))
+        object.__setattr__(self, "bits", bits)
 
     @property
     def qn(self) -> int:

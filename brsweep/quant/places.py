@@ -41,6 +41,8 @@ class Places:
 
     left_float: name of each other weight of two or more dimensions -> why it can't be quantized.
     ends: the first and the last weight layer of the network, whether it can be quantized or not.
+    untraced: why the network could not be traced, where it could not.
+    unchecked: its ReLUs, then, that work in place.
     """
 
     layers: list[str] = field(default_factory=list)
@@ -50,6 +52,7 @@ class Places:
     ends: tuple[str, ...] = ()
     float_inputs: tuple[str, ...] = ()
     untraced: str = ""
+    unchecked: tuple[str, ...] = ()
 
     def add(self, name: str, module: nn.Module) -> None:
         (self.activations if is_relu(module) else self.layers).append(name)
@@ -144,18 +147,15 @@ def _split_relus(model: nn.Module, graph: fx.Graph) -> nn.Module:
 
 def _keep_the_rest(model: nn.Module, traced: fx.GraphModule) -> None:
     """Give a GraphModule the state that no step of it reads, and each buffer's persistence."""
+    have = {name for name, _ in traced.named_modules(remove_duplicate=False)}
     for name, module in model.named_modules(remove_duplicate=False):
-        if name and not _has(traced, name):
+        if name not in have:
             traced.add_submodule(name, module if not list(module.children()) else nn.Module())
         own = traced.get_submodule(name)
         for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             own.register_parameter(key, parameter)
         for key, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
             own.register_buffer(key, buffer, persistent=key not in module._non_persistent_buffers_set)
-
-
-def _has(model: nn.Module, name: str) -> bool:
-    return any(name == other for other, _ in model.named_modules(remove_duplicate=False))
 
 
 def _add(traced: fx.GraphModule, name: str, module: nn.Module) -> None:
@@ -178,4 +178,5 @@ def _untraced_places(model: nn.Module, reason: str) -> Places:
     places = Places(left_float=left_float(model, layers, None), ends=_ends(weight_order(model, None)), untraced=reason)
     for name, module in modules:
         places.add(name, module)
+    places.unchecked = tuple(name for name, module in modules if is_relu(module) and getattr(module, "inplace", False))
     return places

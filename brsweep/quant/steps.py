@@ -3,7 +3,7 @@
 torch's operator schemas say which operators return a view of their first argument, `Tensor(a)`, and which write into
 it, `Tensor(a!)`. The tables add what the schemas leave out: operators that return their input where there is nothing
 to do (a dropout in evaluation, a conversion to the dtype that it has), and steps of Python's own. Where the arguments
-decide, a step is taken to share.
+decide, and where a function is not torch's, a step is taken to share.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def shares_memory(node: fx.Node, module: nn.Module | None) -> bool:
         return True
     if node.op == "call_module":
         return isinstance(module, SHARING_MODULES)
-    return step_name(node) in SHARING or _marked(step_name(node)) is not None
+    return step_name(node) in SHARING or _marked(step_name(node)) is not None or _is_foreign(node)
 
 
 def hands_on(node: fx.Node, module: nn.Module | None) -> bool:
@@ -115,6 +115,12 @@ def hands_on(node: fx.Node, module: nn.Module | None) -> bool:
     if name == "interpolate":
         return str(_bound(node).get("mode", "nearest")).startswith("nearest")
     return name in VALUES or _marked(name) == "view"
+
+
+def _is_foreign(node: fx.Node) -> bool:
+    """Whether a step calls a function of someone's own (`torch.fx.wrap`), which may return its input."""
+    home = (getattr(node.target, "__module__", None) or "torch").partition(".")[0]
+    return node.op == "call_function" and home not in ("torch", "_operator", "math", "builtins")
 
 
 def _bound(node: fx.Node) -> dict:

@@ -215,7 +215,7 @@ def _keep_best(state: dict[str, Any], record: Mapping[str, Any], learner: Learne
 
 
 def _checkpoint(folder: Path, stage: Stage, reporter: Reporter) -> dict[str, Any] | None:
-    """The checkpoint of the stage in `folder`; None, with a warning, where it or the best epoch's weights are damaged."""
+    """The checkpoint of the stage in `folder`; None, with a warning, where it or best.pt is damaged."""
     if not (folder / CHECKPOINT).exists():
         return None
     try:
