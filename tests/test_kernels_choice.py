@@ -14,7 +14,7 @@ from brsweep import kernels
 from brsweep.errors import BrsweepError
 from brsweep.kernels import ALL_VALUES, fake_quantize, implementations
 from brsweep.stages import preflight
-from brsweep.stages.bench import Bench
+from brsweep.stages.setup import Setup
 
 MODULES = {"numba": "brsweep.kernels.cpu", "triton": "brsweep.kernels.cuda"}
 
@@ -90,7 +90,7 @@ def test_library_use_warns_and_takes_the_reference(monkeypatch, error, reason):
 def test_the_set_up_of_a_run_and_the_check_before_it_refuse(monkeypatch, tmp_path):
     config = small_runs.config("kernels=auto", "device=cpu", tmp_path=tmp_path)
     fails(monkeypatch, "numba", MemoryError("no room"))
-    for begin in (preflight.check_parts, lambda given: Bench.set_up(given, None)):
+    for begin in (preflight.check_parts, lambda given: Setup.of(given, None)):
         with pytest.raises(BrsweepError, match=r"kernels=auto: numba does not work here \(MemoryError: no room\)"):
             begin(config)
     with pytest.raises(BrsweepError, match="kernels=auto: numba"):

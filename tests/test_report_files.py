@@ -127,7 +127,7 @@ def test_nan_is_a_gap_in_curves_and_no_accuracy_in_the_table(tmp_path):
     folder = RunFolder(diverged)
     folder.write_result(folder.result() | {"test_accuracy": None})
     records = [json.loads(line) for line in (good / "metrics.jsonl").read_text().splitlines()]
-    records[1]["task_loss"] = float("nan")
+    records[1]["task_loss"] = None
     (good / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     tables, told = read(tmp_path / "s")
     assert tables[0].results[0].test.n == 1 and "seed 2: no finite accuracy" in tables[0].results[0].notes

@@ -144,10 +144,10 @@ def test_a_damaged_study_is_asked_again_and_nothing_is_trained_again(damage, aga
 
 def test_a_point_that_diverges_fails_with_its_cause_and_the_search_goes_on(tmp_path, capsys):
     space = ("search.space.reg=null", "+search.space={qat_optimizer.lr:{choices:[1e9]}}", "search.trials=1")
-    with pytest.raises(BrsweepError, match=r"^no trial finished \(1 failed\): the loss is not a number since step"):
+    with pytest.raises(BrsweepError, match=r"^no trial finished \(1 failed\): .* not a number"):
         small_searches.search(*space, tmp_path=tmp_path)
     (trial,) = table(tmp_path / "lambdas")
-    assert trial["about"]["failed"].startswith("the loss is not a number since step")
+    assert "not a number" in trial["about"]["failed"]
     (run,) = runs_of(tmp_path / "lambdas")
     assert (run.state, run.cause) == ("failed", trial["about"]["failed"])
     assert f"trial 1/1: failed: {run.cause}" in capsys.readouterr().out

@@ -210,8 +210,8 @@ QAT = {WARMUP, BR}
     ("file", "old", "new", "stages"),
     [
         ("training/schedule.py", "0.5 + 0.5 *", "0.5 + 0.25 *", ALL),
-        ("stages/run.py", "schedule, config = bench", "config, schedule = bench", ALL),
-        ("stages/bench.py", "PROBE_IMAGES = 256", "PROBE_IMAGES = 128", ALL),
+        ("stages/run.py", "schedule, config = setup", "config, schedule = setup", ALL),
+        ("stages/setup.py", "PROBE_IMAGES = 256", "PROBE_IMAGES = 128", ALL),
         ("data/split.py", "import numpy as np", "import numpy as np, math", ALL),
         ("models/build.py", "import torch", "import torch, math", ALL),
         ("quant/places.py", "import copy", "import copy, math", ALL),

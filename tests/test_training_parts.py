@@ -140,11 +140,11 @@ def test_a_parameter_twice_or_not_at_all_is_refused(images):
 
 
 def test_an_option_that_the_optimizer_does_not_take(tmp_path):
-    from brsweep.stages.bench import Bench
+    from brsweep.stages.setup import Setup
 
     config = small_runs.config("+float_optimizer.momentun=0.9", tmp_path=tmp_path)
     with pytest.raises(BrsweepError, match=r"^float_optimizer: torch\.optim\.SGD: .*momentun") as raised:
-        Bench(config, None, torch.device("cpu")).optimizer(SmallNet(), "float_optimizer")
+        Setup(config, None, torch.device("cpu")).optimizer(SmallNet(), "float_optimizer")
     assert "\n" not in str(raised.value)
 
 

@@ -6,6 +6,7 @@ _HOME = {
     "ActivationHookManager": "capture",
     "BinRegularization": "br",
     "BinRegularizer": "bin",
+    "Regularizer": "regularizer",
 }
 __all__ = sorted(_HOME)
 

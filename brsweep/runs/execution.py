@@ -68,9 +68,9 @@ def execute_shared(config: Mapping[str, Any], upto: str) -> None:
 
     Its records go to <sweep>/stages/<stage>-<signature>/; the runs that share the stage replay them.
     """
-    from brsweep.stages.bench import Bench
     from brsweep.stages.preflight import check_parts
     from brsweep.stages.run import train_shared
+    from brsweep.stages.setup import Setup
 
     run = Run.of(config)
     signatures = [stage.signature for stage in run.stages]
@@ -82,11 +82,11 @@ def execute_shared(config: Mapping[str, Any], upto: str) -> None:
     folder = RunFolder(run.folder.path.parent / name)
     with folder.locked(), _recorded(folder) as console:
         console.say(f"shared stages {', '.join(f'{stage.name} {stage.epochs}' for stage in stages)}: {folder.path}")
-        bench = Bench.set_up(config, run.source)
+        setup = Setup.of(config, run.source)
         trained_by = f"{config['sweep_name']}/{name}"
         reporter = RunReporter(folder, trained_by, console, None)
         try:
-            train_shared(bench, stages, Store(Path(config["store_dir"])), trained_by, reporter)
+            train_shared(setup, stages, Store(Path(config["store_dir"])), trained_by, reporter)
         finally:
             reporter.close()
 
@@ -114,26 +114,26 @@ def _recorded(folder: RunFolder) -> Iterator[Console]:
 
 
 def _train(run: Run, console: Console, watch: OnEpoch | None) -> dict[str, Any]:
-    from brsweep.stages.bench import Bench
     from brsweep.stages.run import CHECKPOINT, run_stages
+    from brsweep.stages.setup import Setup
     from brsweep.training.checkpoint import save
 
     began = time.time()
     config = run.config
     console.say(f"run {run.folder.path}")
-    bench = Bench.set_up(config, run.source)
-    for line in settings_lines(config, bench, run.stages):
+    setup = Setup.of(config, run.source)
+    for line in settings_lines(config, setup, run.stages):
         console.say(line)
     if config["schedule"]["freeze_alpha"] and config["reg"].get("backprop_to_alpha"):
         console.warn("freeze_alpha and reg.backprop_to_alpha contradict each other: freezing wins, alpha stands still")
     tracker = _tracker(run, console)
-    steps = bench.tables.train.steps(config["data"]["batch_size"])
+    steps = setup.tables.train.steps(config["data"]["batch_size"])
     reporter = RunReporter(run.folder, run.full_name, console, tracker, watch, steps_per_epoch=steps)
     store = Store(Path(config["store_dir"]))
     status = FAILED
     try:
-        state, learner = run_stages(bench, run.stages, store, run.folder.checkpoints, run.full_name, reporter)
-        result = run_result(run, bench, state, learner, time.time() - began)
+        state, learner = run_stages(setup, run.stages, store, run.folder.checkpoints, run.full_name, reporter)
+        result = run_result(run, setup, state, learner, time.time() - began)
         save(run.folder.checkpoints / "last.pt", {"model": learner.model.state_dict()})
         result = run.folder.write_result(result)
         (run.folder.checkpoints / CHECKPOINT).unlink(missing_ok=True)  # a finished run keeps weights alone

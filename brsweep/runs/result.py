@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from brsweep.runs.run import Run
 
 
-def run_result(run: Run, bench: Any, state: Mapping[str, Any], learner: Any, time_s: float) -> dict[str, Any]:
+def run_result(run: Run, setup: Any, state: Mapping[str, Any], learner: Any, time_s: float) -> dict[str, Any]:
     import torch
 
     from brsweep import kernels
@@ -20,7 +20,7 @@ def run_result(run: Run, bench: Any, state: Mapping[str, Any], learner: Any, tim
     from brsweep.training.evaluate import evaluate
 
     last, best, floating = state["history"][-1], state["best"] or {}, state["float"]
-    reported = best if bench.tables.val is not None else last
+    reported = best if setup.tables.val is not None else last
     result = {
         "status": "finished",
         "name": run.name,
@@ -28,18 +28,18 @@ def run_result(run: Run, bench: Any, state: Mapping[str, Any], learner: Any, tim
         "val_accuracy": reported.get("val_accuracy"),
         "test_accuracy": reported.get("test_accuracy"),
         "best_epoch": reported.get("epoch"),
-        "test_accuracy_last": evaluate(learner, bench.tables.test.plain(), len(bench.tables.classes)).accuracy,
+        "test_accuracy_last": evaluate(learner, setup.tables.test.plain(), len(setup.tables.classes)).accuracy,
         "float_val_accuracy": floating["val"],
         "float_test_accuracy": floating["test"],
         "penalty_weight": last.get("penalty_weight"),
         "penalty_act": last.get("penalty_act"),
         "collapse": state["collapse"],
-        "reestimated": _reestimated(run, bench, learner),
+        "reestimated": _reestimated(run, setup, learner),
         "time_s": time_s,
         "epoch_time_s": sum(record["time_s"] for record in state["history"]),
         "threads": torch.get_num_threads(),
-        "device": str(bench.device),
-        "kernels": kernels.chosen(bench.device.type),
+        "device": str(setup.device),
+        "kernels": kernels.chosen(setup.device.type),
         "host": platform.node(),
         "code": run.code,
         "core": core_digest(),
@@ -52,7 +52,7 @@ def run_result(run: Run, bench: Any, state: Mapping[str, Any], learner: Any, tim
     return result
 
 
-def _reestimated(run: Run, bench: Any, learner: Any) -> dict[str, float] | None:
+def _reestimated(run: Run, setup: Any, learner: Any) -> dict[str, float] | None:
     """Test accuracy at the best and at the last epoch with batch norm re-estimated on training batches, where asked."""
     import dataclasses
 
@@ -69,12 +69,12 @@ def _reestimated(run: Run, bench: Any, learner: Any) -> dict[str, float] | None:
     result = {}
     for name, weights in (("test_accuracy", best), ("test_accuracy_last", last)):
         learner.model.load_state_dict(weights)
-        size, train = run.config["data"]["batch_size"], bench.tables.train
+        size, train = run.config["data"]["batch_size"], setup.tables.train
         batches = train.plain(size, min(count, train.steps(size)) * size, seed_of(run.config["seed"], "reestimate"))
         images = (images for images, _ in batches)
         model = with_reestimated_norms(learner.model, images)
         scored = dataclasses.replace(learner, model=model)
-        result[name] = evaluate(scored, bench.tables.test.plain(), len(bench.tables.classes)).accuracy
+        result[name] = evaluate(scored, setup.tables.test.plain(), len(setup.tables.classes)).accuracy
     learner.model.load_state_dict(last)
     return result
 

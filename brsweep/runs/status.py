@@ -1,11 +1,11 @@
 """What a run is doing, read from its folder: no torch, and no question to any process.
 
-finished    result.json is there
-damaged     what its folder holds is not what a run writes: a part of a result, a file or a folder of another place
-running     a process holds the run's lock
-failed      the last training left its cause
-stopped     it was begun and nobody trains it: killed, interrupted, or out of time
-missing     it was planned, and never begun
+    finished    result.json is there
+    damaged     what its folder holds is not what a run writes: a part of a result, a file or a folder of another place
+    running     a process holds the run's lock
+    failed      the last training left its cause
+    stopped     it was begun and nobody trains it: killed, interrupted, or out of time
+    missing     it was planned, and never begun
 
 What is read may come from elsewhere: numbers that are none are left out, and no text here can move a terminal's cursor.
 """

@@ -88,21 +88,21 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def settings_lines(config: Mapping[str, Any], bench: Any, stages: Sequence[Stage]) -> list[str]:
+def settings_lines(config: Mapping[str, Any], setup: Any, stages: Sequence[Stage]) -> list[str]:
     """What a person checks before letting a training run."""
     import torch
 
     from brsweep import kernels
 
-    tables, reg = bench.tables, config["reg"]
+    tables, reg = setup.tables, config["reg"]
     val = 0 if tables.val is None else len(tables.val)
     ends = config["quant"]["first_last_bits"]
     plan = ", ".join(f"{stage.name} {stage.epochs}" for stage in stages)
-    where = f"{bench.device}, {torch.get_num_threads()} threads, {config['precision']}"
+    where = f"{setup.device}, {torch.get_num_threads()} threads, {config['precision']}"
     return [
         f"data {_last(config['data'])}: {len(tables.train)} training, {val} validation, {len(tables.test)} test images",
         f"net {_last(config['model'])}, {bits(config)}{'' if ends in (None, FLOAT_BITS) else f', ends {ends} bits'}; "
-        f"{where}; kernels {kernels.chosen(bench.device.type)}",
+        f"{where}; kernels {kernels.chosen(setup.device.type)}",
         f"epochs {plan}; lambda_weight={reg['lambda_weight']:g} lambda_act={reg['lambda_act']:g}; "
         f"alpha {alpha_control(config)}",
     ]

@@ -19,7 +19,7 @@ from brsweep.data.split import split_indices
 from brsweep.errors import BrsweepError
 from brsweep.models.build import build_model
 from brsweep.quant.convert import clip_relus, quantize_model
-from brsweep.stages.bench import TABLE_OPTIONS
+from brsweep.stages.setup import TABLE_OPTIONS
 from brsweep.training.checkpoint import load_pretrained
 from brsweep.training.optim import build_optimizer
 from brsweep.training.schedule import seed_of

@@ -20,8 +20,8 @@ import torch
 from brsweep import kernels, targets
 from brsweep.arguments import check_arguments
 from brsweep.errors import BrsweepError
-from brsweep.stages.bench import find_device
 from brsweep.stages.fitting import DATA_OPTIONS, check_together
+from brsweep.stages.setup import find_device
 from brsweep.stages.signature import digest
 from brsweep.training.optim import GROUP_OPTIONS
 

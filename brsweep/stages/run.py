@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from brsweep.errors import BrsweepError
-from brsweep.stages.bench import Bench
 from brsweep.stages.collapse import CollapseWatch
 from brsweep.stages.plan import Stage
+from brsweep.stages.setup import Setup
 from brsweep.stages.store import STATE, Store
 from brsweep.training.checkpoint import load, save
 from brsweep.training.evaluate import evaluate
@@ -57,19 +57,19 @@ class InTraining:
 
 
 def run_stages(
-    bench: Bench, stages: Sequence[Stage], store: Store, checkpoints: Path, run_name: str, reporter: Reporter
+    setup: Setup, stages: Sequence[Stage], store: Store, checkpoints: Path, run_name: str, reporter: Reporter
 ) -> tuple[dict[str, Any], Learner]:
     """Train what is missing; return the last stage's state and its learner.
 
     checkpoints: the run's own folder for the last stage. run_name: who trains, kept with each entry of the store.
     """
-    state = train_shared(bench, stages[:-1], store, run_name, reporter)
-    training = _prepare(bench, stages[-1], state, checkpoints, reporter)
-    return _train(training, bench, run_name, reporter, judged=True), training.learner
+    state = train_shared(setup, stages[:-1], store, run_name, reporter)
+    training = _prepare(setup, stages[-1], state, checkpoints, reporter)
+    return _train(training, setup, run_name, reporter, judged=True), training.learner
 
 
 def train_shared(
-    bench: Bench, stages: Sequence[Stage], store: Store, trained_by: str, reporter: Reporter
+    setup: Setup, stages: Sequence[Stage], store: Store, trained_by: str, reporter: Reporter
 ) -> dict[str, Any]:
     """Train and publish those of `stages`, a run's first ones, that the store lacks; return the last one's state."""
     state, begin = _deepest(stages, store, reporter)
@@ -78,7 +78,7 @@ def train_shared(
             path = store.find(stage.signature)
             if path is None:
                 partial = store.partial(stage.signature)
-                state = _train(_prepare(bench, stage, state, partial, reporter), bench, trained_by, reporter)
+                state = _train(_prepare(setup, stage, state, partial, reporter), setup, trained_by, reporter)
                 save(partial / STATE, state)
                 (partial / CHECKPOINT).unlink(missing_ok=True)
                 store.publish(stage.signature, {"stage": stage.name, "trained_by": trained_by, "spec": stage.spec})
@@ -101,12 +101,12 @@ def _deepest(stages: Sequence[Stage], store: Store, reporter: Reporter) -> tuple
     return None, 0
 
 
-def _prepare(bench: Bench, stage: Stage, parent: dict[str, Any] | None, folder: Path, reporter: Reporter) -> InTraining:
+def _prepare(setup: Setup, stage: Stage, parent: dict[str, Any] | None, folder: Path, reporter: Reporter) -> InTraining:
     """The stage at its beginning, or where its checkpoint left it."""
     if stage.quantized:
-        learner, probe = _begin_qat(bench, stage, parent, reporter)
+        learner, probe = _begin_qat(setup, stage, parent, reporter)
     else:
-        learner, probe = bench.learner(bench.float_model(say=reporter.say), stage.optimizer), None
+        learner, probe = setup.learner(setup.float_model(say=reporter.say), stage.optimizer), None
     state = {"history": [], "layers": [], "snapshots": {}, "float": None, "best": None, "collapse": None}
     state |= {key: parent[key] for key in ("history", "layers", "snapshots", "float")} if parent else {}
     state |= {"signature": stage.signature, "stage": stage.name, "quantized": stage.quantized, "done": stage.first}
@@ -122,27 +122,27 @@ def _prepare(bench: Bench, stage: Stage, parent: dict[str, Any] | None, folder: 
     return InTraining(stage, learner, probe, state, folder)
 
 
-def _begin_qat(bench: Bench, stage: Stage, parent: dict[str, Any], reporter: Reporter) -> tuple[Learner, Probe]:
+def _begin_qat(setup: Setup, stage: Stage, parent: dict[str, Any], reporter: Reporter) -> tuple[Learner, Probe]:
     if parent["quantized"]:
-        model, conversion = bench.quantized_model()
+        model, conversion = setup.quantized_model()
         model.load_state_dict(parent["model"])
     else:
-        model, conversion = bench.quantized_model(parent["model"])
-        bench.calibrate(model)
+        model, conversion = setup.quantized_model(parent["model"])
+        setup.calibrate(model)
         for line in conversion.warnings:
             reporter.warn(line)
-    regularizer = bench.regularizer() if stage.regularized else None
-    learner = bench.learner(model, stage.optimizer, sites=conversion.sites, regularizer=regularizer)
+    regularizer = setup.regularizer() if stage.regularized else None
+    learner = setup.learner(model, stage.optimizer, sites=conversion.sites, regularizer=regularizer)
     if parent["quantized"]:
         learner.optimizer.load_state_dict(parent["optimizer"])
     if stage.freezes_alphas:
         frozen = freeze_alphas(model, learner.optimizer)
         reporter.banner(f"alpha frozen from here on: {len(frozen)} step sizes keep every bit")
-    return learner, bench.probe(model, conversion)
+    return learner, setup.probe(model, conversion)
 
 
 def _train(
-    training: InTraining, bench: Bench, run_name: str, reporter: Reporter, judged: bool = False
+    training: InTraining, setup: Setup, run_name: str, reporter: Reporter, judged: bool = False
 ) -> dict[str, Any]:
     """Train to the stage's end; its state, which is also its last checkpoint.
 
@@ -150,7 +150,7 @@ def _train(
     """
     stage, learner, state = training.stage, training.learner, training.state
     progress = Progress(state["done"], list(state["history"]), list(state["layers"]))
-    schedule, config = bench.config["schedule"], bench.config
+    schedule, config = setup.config["schedule"], setup.config
     epochs, kind = (schedule["qat_epochs"], "qat") if stage.quantized else (stage.last, "float")
     span = Span(stage.name, stage.first, stage.last, epochs, schedule[f"{kind}_lr_warmup_epochs"])
     watch = CollapseWatch(state, reporter, config["reg"]) if judged else None
@@ -165,19 +165,19 @@ def _train(
         reporter.epoch(record, progress.layers[-1] if training.probe else None)
 
     fit(
-        learner, bench.tables, span, progress, seed=config["seed"], batch_size=config["data"]["batch_size"],
+        learner, setup.tables, span, progress, seed=config["seed"], batch_size=config["data"]["batch_size"],
         probe=training.probe, weight_decay=config[stage.optimizer]["weight_decay"], bar=reporter.bar,
         after_epoch=after_epoch,
     )  # fmt: skip
     _snapshot(training, progress)
-    return _finish(training, bench, reporter)
+    return _finish(training, setup, reporter)
 
 
-def _finish(training: InTraining, bench: Bench, reporter: Reporter) -> dict[str, Any]:
+def _finish(training: InTraining, setup: Setup, reporter: Reporter) -> dict[str, Any]:
     state, learner, stage = training.state, training.learner, training.stage
-    tables = {"val": bench.tables.val, "test": bench.tables.test}
+    tables = {"val": setup.tables.val, "test": setup.tables.test}
     ends = {
-        key: None if table is None else evaluate(learner, table.plain(), len(bench.tables.classes))
+        key: None if table is None else evaluate(learner, table.plain(), len(setup.tables.classes))
         for key, table in tables.items()
     }
     sites = training.probe.histograms() if training.probe else {}

@@ -1,8 +1,8 @@
 """Parameter groups and the optimizer: each parameter in exactly one group.
 
-weights   convolution and linear weights             lr, weight_decay
-alphas    what sets the quantizers' levels           alpha_lr, alpha_weight_decay (LSQ is silent; 0 by default)
-norms     normalization parameters and all biases    lr, norm_weight_decay
+    weights   convolution and linear weights             lr, weight_decay
+    alphas    what sets the quantizers' levels           alpha_lr, alpha_weight_decay (LSQ is silent; 0 by default)
+    norms     normalization parameters and all biases    lr, norm_weight_decay
 """
 
 from __future__ import annotations

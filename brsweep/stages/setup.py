@@ -29,7 +29,7 @@ PROBE_IMAGES = 256
 
 
 @dataclass(frozen=True)
-class Bench:
+class Setup:
     """The configuration, its data and its device."""
 
     config: Mapping[str, Any]
@@ -37,7 +37,7 @@ class Bench:
     device: torch.device
 
     @classmethod
-    def set_up(cls, config: Mapping[str, Any], source: Any) -> Bench:
+    def of(cls, config: Mapping[str, Any], source: Any) -> Setup:
         """Prepare this process (memory, threads, determinism, kernels) and load the data."""
         keep_freed_memory()
         device = find_device(config["device"])
