@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from brsweep.errors import BrsweepError
 from brsweep.quant import Grid, clip_relus, quantize_model
+from brsweep.torchvision_import import import_torchvision
 
 
 class Unchanged(nn.Module):
@@ -190,3 +191,34 @@ def test_a_compiled_network_is_converted_and_computes_with_weights_of_its_own():
         expected = net(images)
         net.c2.weight.zero_()
         assert torch.equal(model(images), expected)
+
+
+def vision_transformer(models) -> nn.Module:
+    sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    return models.VisionTransformer(image_size=64, patch_size=16, num_classes=10, **sizes)
+
+
+TORCHVISION: dict[str, Callable] = {
+    "resnet18": lambda models: models.resnet18(num_classes=10),
+    "mobilenet_v2": lambda models: models.mobilenet_v2(num_classes=10),
+    "squeezenet1_1": lambda models: models.squeezenet1_1(num_classes=10),
+    "shufflenet_v2_x0_5": lambda models: models.shufflenet_v2_x0_5(num_classes=10),
+    "densenet121": lambda models: models.densenet121(num_classes=10),
+    "googlenet": lambda models: models.googlenet(num_classes=10, aux_logits=False, init_weights=False),
+    "vision transformer": vision_transformer,
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_a_network_of_torchvision_is_kept_and_its_weights_are_accounted_for(name):
+    net = seeded(lambda: TORCHVISION[name](import_torchvision().models)).eval()
+    model, done = convert(net)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model(images), net(images))
+    assert done.untraced == ""
+    sites = {site.name for site in done.sites if site.kind == "weight"}
+    layers = {key for key, module in net.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+    assert sites | set(done.left_float) >= layers
+    assert net.state_dict().keys() <= model.state_dict().keys()
+    assert bool(done.left_float) == (name == "vision transformer")
