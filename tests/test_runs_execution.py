@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -501,3 +502,75 @@ def test_a_sweep_takes_over_what_other_sweeps_have_finished(again):
     assert not (place / "second").exists()
     plan.begin("command")
     assert RunFolder(place / "second" / folder.name).result()["taken_from"] == f"default/{folder.name}"
+
+
+# --- what a kill or somebody else leaves -----------------------------------------------------------------------------
+
+
+def test_what_a_killed_training_left_beside_its_result_goes(again):
+    place, folder = again
+    left = [folder / "checkpoints" / "checkpoint.pt", folder / "failure.json", folder / ".metrics.jsonl.part"]
+    for path in left:
+        path.write_text("{}")
+    small_runs.train(tmp_path=place)
+    assert not [path for path in left if path.exists()]
+    assert small_runs.outcome(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["result.json", "config.yaml", "metrics.jsonl", "layers.jsonl", "snapshots/br-end.npz", "checkpoints/best.pt"],
+)
+def test_every_damaged_file_is_found_and_named(again, name, capsys):
+    _, folder = again
+    main = importlib.import_module("brsweep.sweep.__main__").main
+    main([str(folder.parent), "--check"])
+    assert "every file is whole" in capsys.readouterr().out
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 0x80
+    (folder / name).write_bytes(content)
+    with pytest.raises(SystemExit, match="damaged"):
+        main([str(folder.parent), "--check"])
+    assert f"damaged: {folder / name}" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_renamed_while_it_trains_ends_the_training_and_says_so(tmp_path, monkeypatch):
+    from brsweep.training import loop
+
+    train_step, calls = loop.train_step, []
+
+    def step(*arguments):
+        calls.append(1)
+        if len(calls) == small_runs.STEPS + 2:
+            (folder,) = tmp_path.glob("default/tiny*")
+            folder.rename(folder.with_name("elsewhere"))
+        return train_step(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", step)
+    with pytest.raises(BrsweepError, match=r"metrics.jsonl: was removed, renamed or replaced while it was written"):
+        small_runs.train(tmp_path=tmp_path)
+
+
+def test_the_last_update_of_an_epoch_may_not_leave_weights_that_are_no_numbers(tmp_path, monkeypatch):
+    from brsweep.training import loop
+
+    train_step, calls = loop.train_step, []
+
+    def step(learner, *rest):
+        train_step(learner, *rest)
+        calls.append(1)
+        if len(calls) == 2 * small_runs.STEPS:  # no loss of the epoch shows it
+            next(learner.model.parameters()).data[0] = math.nan
+
+    monkeypatch.setattr(loop, "train_step", step)
+    with pytest.raises(BrsweepError, match=r"weights are not a number after the last step of epoch 2/2 in stage float"):
+        small_runs.train(tmp_path=tmp_path)
+    (checkpoint,) = tmp_path.glob("store/*.partial/checkpoint.pt")
+    assert load(checkpoint)["done"] == 1
+
+
+def test_best_weights_that_are_gone_begin_the_stage_anew(tmp_path, monkeypatch):
+    folder = interrupt(monkeypatch, tmp_path, 5)
+    (folder / "checkpoints" / "best.pt").unlink()
+    result = small_runs.train(tmp_path=tmp_path)
+    assert small_runs.folder(result) == folder and "begins anew" in log(small_runs.folder(result))

@@ -34,6 +34,7 @@ def execute(config: Mapping[str, Any], watch: OnEpoch | None = None) -> dict[str
     run = Run.of(config)
     stored = finished_result(run)
     if stored is not None:
+        run.folder.tidy()
         print(f"finished already: {run.folder.path} (force=true trains it again)")
         print(summary(stored))
         return stored

@@ -26,6 +26,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,6 +205,38 @@ class RunFolder:
             if (other.path / name).is_dir():
                 shutil.copytree(other.path / name, self.path / name)
         return self.write_result(result | {"sweep": sweep, "taken_from": f"{result['sweep']}/{result['name']}"})
+
+    def tidy(self) -> None:
+        """Remove what a training that was killed after its result left: the checkpoint, a failure, half-written files.
+
+        Leaves alone a folder without a result, or one that a process holds.
+        """
+        checkpoint = self.checkpoints / "checkpoint.pt"
+        left = [self.path / FAILURE, checkpoint, *self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")]
+        left = [path for path in left if path.exists()]
+        if left and self.finished:
+            with suppress(BrsweepError), self.locked():
+                for path in left:
+                    path.unlink(missing_ok=True)
+
+    def check(self) -> list[str]:
+        """What is damaged, a line for each file that is there and can't be read as what it is. Imports torch."""
+        from brsweep.training.checkpoint import load
+
+        shots = sorted(path.stem for path in (self.path / snapshots.SNAPSHOTS).glob("*.npz"))
+        weights = sorted(self.checkpoints.glob("*.pt")) if self.checkpoints.is_dir() else []
+        reads = [self.result, self.config, self.records, self.layers]
+        if self.finished:  # these have to be there
+            reads[2] = partial(jsonl.read, self.path / METRICS)
+            weights = list(dict.fromkeys([*weights, self.checkpoints / "last.pt", self.checkpoints / "best.pt"]))
+        reads += [partial(self.snapshot, name) for name in shots] + [partial(load, path) for path in weights]
+        problems = []
+        for read in reads:
+            try:
+                read()
+            except BrsweepError as error:
+                problems.append(str(error))
+        return problems
 
     def clear(self) -> None:
         """Forget an earlier training of this run; call it with the lock held. The result goes first."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from brsweep.errors import BrsweepError
+from brsweep.runs.folder import RunFolder
 from brsweep.runs.status import RunStatus
 from brsweep.runs.words import printable
 from brsweep.sweep.manifest import runs_of
@@ -32,11 +33,26 @@ def table(runs: Sequence[RunStatus]) -> str:
     return "\n".join([*lines, f"{len(runs)} runs: {counts}"])
 
 
+def check(runs: Sequence[RunStatus]) -> None:
+    """Print a line for each damaged file. Raises `BrsweepError` where there is one, so that the command exits 1."""
+    problems = [problem for run in runs if run.path.is_dir() for problem in RunFolder(run.path).check()]
+    for problem in problems:
+        print(f"damaged: {printable(problem)}")
+    if problems:
+        raise BrsweepError(f"{len(problems)} files are damaged; stale=retrain trains their runs again")
+    print("every file is whole")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m brsweep.sweep", description=__doc__)
     parser.add_argument("sweep", type=Path, help="the sweep's folder, such as runs/lambda")
+    parser.add_argument("--check", action="store_true", help="read every file of every run, and name the damaged ones")
+    typed = parser.parse_args(arguments)
     try:
-        print(table(runs_of(parser.parse_args(arguments).sweep)))
+        runs = runs_of(typed.sweep)
+        print(table(runs))
+        if typed.check:
+            check(runs)
     except BrsweepError as error:
         sys.exit(f"error: {printable(str(error))}")
 

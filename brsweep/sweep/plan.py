@@ -68,6 +68,8 @@ class SweepPlan:
             if run.name in self.elsewhere:
                 with run.folder.locked():
                     run.folder.take(self.elsewhere[run.name], run.config["sweep_name"])
+            elif run.name in self.finished:
+                run.folder.tidy()
         for task in self.tasks:
             if task.upto is None and task.folder.holds_result:
                 with task.folder.locked():

@@ -44,6 +44,7 @@ class JsonLines:
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record as one line."""
         line = _line(record)
+        self._check_place()
         with _naming(self.path):
             start = os.fstat(self._fd).st_size
             try:
@@ -61,6 +62,18 @@ class JsonLines:
             replace_file(self.path, content)
             self.close()
             self._fd = self._open()
+
+    def _check_place(self) -> None:
+        """A file that was moved or removed takes lines that nobody will read."""
+        try:
+            held = os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+        except OSError:
+            held = False
+        if not held:
+            raise BrsweepError(
+                f"{self.path}: was removed, renamed or replaced while it was written; put its folder back, and the "
+                f"same command goes on from the last checkpoint in it"
+            )
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brsweep.errors import BrsweepError
-from brsweep.files import read_file
+from brsweep.files import read_file, replacing
 from brsweep.tracking.jsonl import read
 from brsweep.tracking.tracker import one_line
 
@@ -81,9 +81,8 @@ def write(folder: Path, name: str, content: Mapping[str, Any]) -> None:
     if "confusion" in content:
         arrays["confusion"] = np.asarray(content["confusion"])
     (folder / SNAPSHOTS).mkdir(parents=True, exist_ok=True)
-    part = folder / SNAPSHOTS / f".{name}.part.npz"
-    np.savez_compressed(part, **arrays)
-    part.replace(folder / SNAPSHOTS / f"{name}.npz")
+    with replacing(folder / SNAPSHOTS / f"{name}.npz") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def snapshot(folder: Path, name: str) -> tuple[dict[str, Histogram], np.ndarray | None]:
