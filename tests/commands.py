@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from process_settings import kept
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
     "model=tiny", "data=synthetic", "logger=none", "threads=1", "device=cpu",
@@ -24,27 +26,19 @@ class Answer(NamedTuple):
 
 def call(monkeypatch, capsys, *arguments: str, module: str = "train") -> Answer:
     """In this process; module: of brsweep, with a `main`. What a run sets for its process is put back."""
-    import torch
     from hydra.core.global_hydra import GlobalHydra
-
-    from brsweep import kernels
 
     main = import_module(f"brsweep.{module}").main
     monkeypatch.setattr(sys, "argv", ["brsweep-train", *arguments])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), kernels._choice
-    GlobalHydra.instance().clear()
     capsys.readouterr()
     code = 0
-    try:
-        main()
-    except SystemExit as end:
-        code = end.code
-    finally:
+    with kept():
         GlobalHydra.instance().clear()
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
-        kernels.use(before[2])
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
     return Answer(code, *capsys.readouterr())
 
 
