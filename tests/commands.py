@@ -16,6 +16,14 @@ TINY = (
     "model=tiny", "data=synthetic", "logger=none", "threads=1", "device=cpu",
     "schedule.float_epochs=1", "schedule.warmup_epochs=1", "schedule.qat_epochs=2",
 )  # fmt: skip
+WITHOUT = "import sys; sys.argv[1:] = {arguments!r}; import runpy\n" + (
+    "try: runpy.run_module('brsweep.train', run_name='__main__')\n"
+    "except SystemExit as end: code = end.code or 0\n"
+    "else: code = 0\n"
+    "print('HEAVY', [m for m in {heavy!r} if m in sys.modules])\n"
+    "sys.exit(code)"
+)
+"""A program: the command, which then says what heavy modules it loaded. To be formatted with `arguments`, `heavy`."""
 
 
 class Answer(NamedTuple):
@@ -49,3 +57,14 @@ def shell(folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "brsw
         [sys.executable, *program, *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=120
     )
     return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def check_refused(answer: Answer, folder: Path, says: str) -> None:
+    """One line that says so, and nothing in the folder in which the command was given."""
+    lines = answer.err.splitlines()
+    assert len(lines) == 1, answer.err
+    assert lines[0].startswith("error: ")
+    assert says in lines[0]
+    assert answer.code == 1
+    assert answer.out == ""
+    assert list(folder.iterdir()) == [], "a refused command leaves nothing behind"
