@@ -11,6 +11,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from process_settings import kept
+
 BASE = (
     "model=tiny", "data=synthetic", "logger=none", "threads=1", "device=cpu",
     "schedule.float_epochs=2", "schedule.warmup_epochs=2", "schedule.qat_epochs=4",
@@ -35,18 +37,10 @@ def config(*overrides: str, tmp_path: Path) -> dict[str, Any]:
 
 def train(*overrides: str, tmp_path: Path) -> dict[str, Any]:
     """The run's result; what the run sets for its process is put back."""
-    import torch
-
-    from brsweep import kernels
     from brsweep.runs.execution import execute
 
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), kernels._choice
-    try:
+    with kept():
         return execute(config(*overrides, tmp_path=tmp_path))
-    finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
-        kernels.use(before[2])
 
 
 def folder(result: dict[str, Any]) -> Path:

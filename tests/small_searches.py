@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import small_runs
+from process_settings import kept
 
 SPACE = (
     "search.space.qat_optimizer=null", "search.space.reg.lambda_act.high=1e4", "search.random_trials=2",
@@ -38,18 +39,10 @@ def question(*overrides: str, tmp_path: Path):
 
 def search(*overrides: str, tmp_path: Path) -> None:
     """What the runs set for their process is put back."""
-    import torch
-
-    from brsweep import kernels
     from brsweep.search.loop import search
 
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), kernels._choice
-    try:
+    with kept():
         search(question(*overrides, tmp_path=tmp_path))
-    finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
-        kernels.use(before[2])
 
 
 def kill_at(place: str, call: int, *overrides: str, tmp_path: Path) -> None:

@@ -7,16 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from commands import ROOT, TINY, shell
+from commands import ROOT, TINY, WITHOUT, shell
 
 HEAVY = ("torch", "numpy", "numba", "wandb", "sklearn", "rich", "torchvision", "pandas")
-WITHOUT = "import sys; sys.argv[1:] = {arguments!r}; import runpy\n" + (
-    "try: runpy.run_module('brsweep.train', run_name='__main__')\n"
-    "except SystemExit as end: code = end.code or 0\n"
-    "else: code = 0\n"
-    "print('HEAVY', [m for m in {heavy!r} if m in sys.modules])\n"
-    "sys.exit(code)"
-)
 
 
 @pytest.mark.parametrize("flag", [["--help"], ["--cfg", "job"]], ids=["help", "cfg"])

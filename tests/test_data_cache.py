@@ -12,24 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cat_arrays import CONTENT, SOURCE, build
 
-from brsweep.data.array_cache import ARRAYS, ArrayCache, ArrayWriter
+from brsweep.data.array_cache import ARRAYS, ArrayCache
 from brsweep.errors import BrsweepError
 
 ROOT = Path(__file__).parents[1]
-SOURCE = "cats-1"
-CONTENT = {
-    "train_images": np.arange(54, dtype=np.uint8).reshape(6, 3, 3, 1),
-    "train_labels": np.array([0, 0, 0, 1, 1, 1]),
-    "test_images": np.arange(18, dtype=np.uint8).reshape(2, 3, 3, 1),
-    "test_labels": np.array([0, 1]),
-}
-
-
-def build(writer: ArrayWriter) -> tuple[str, ...]:
-    for name, array in CONTENT.items():
-        writer.write(name, array.shape, [array[:1], array[1:]])
-    return ("cat", "dog")
 
 
 @pytest.fixture
@@ -218,7 +206,8 @@ def test_a_whole_folder_needs_no_lock_and_is_checked_once(folder, monkeypatch):
 SLOW = """
 import sys, time
 from pathlib import Path
-from test_data_cache import SOURCE, ArrayCache, build
+from brsweep.data.array_cache import ArrayCache
+from cat_arrays import SOURCE, build
 def slowly(writer):
     with open(sys.argv[2], "a") as log: log.write("built\\n")
     time.sleep(float(sys.argv[3]))

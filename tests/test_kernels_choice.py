@@ -20,15 +20,10 @@ MODULES = {"numba": "brsweep.kernels.cpu", "triton": "brsweep.kernels.cuda"}
 
 
 @pytest.fixture(autouse=True)
-def as_before():
-    before, threads = kernels._choice, torch.get_num_threads()
-    strict, searches = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+def forgotten():
+    """What was found out about broken implementations."""
     yield
     implementations.forget()
-    kernels.use(before)
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(strict)
-    torch.backends.cudnn.benchmark = searches
 
 
 def fails(monkeypatch, name: str, error: Exception | None) -> None:

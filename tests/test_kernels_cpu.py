@@ -36,11 +36,7 @@ LARGE = (3, 41, 1500)  # 184,500 values: rows of 16,384 and a rest, more than ar
 
 @pytest.fixture(autouse=True)
 def numba():
-    before, threads = kernels._choice, torch.get_num_threads()
     kernels.use("numba")
-    yield
-    kernels.use(before)
-    torch.set_num_threads(threads)
 
 
 def by_reference(case):

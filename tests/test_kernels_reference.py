@@ -38,10 +38,8 @@ if interpreted():
 @pytest.fixture(params=IMPLEMENTATIONS, ids=lambda pair: f"{pair[0]}-{str(pair[1])[6:]}")
 def dtype(request):
     """Chooses an implementation and gives a type that it takes."""
-    before = kernels._choice
     kernels.use(request.param[0])
-    yield request.param[1]
-    kernels.use(before)
+    return request.param[1]
 
 
 @pytest.mark.parametrize("sums", [NO_SUMS, ALL_VALUES, INSIDE_VALUES])

@@ -25,12 +25,8 @@ LAMBDAS = {"weight": 1.0, "act": 1.0}
 
 
 @pytest.fixture(autouse=True)
-def as_before():
-    choice, threads = kernels._choice, torch.get_num_threads()
+def one_thread():
     torch.set_num_threads(1)
-    yield
-    kernels.use(choice)
-    torch.set_num_threads(threads)
 
 
 def batches(count: int, size: int = 16):

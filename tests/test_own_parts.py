@@ -166,6 +166,7 @@ def test_what_is_no_quantizer_is_refused_in_one_line(mine, source, word):
     assert not (mine.folder / "runs/default").exists()
 
 
+@pytest.mark.slow
 def test_a_regularizer_of_ones_own_shares_stages_and_the_table(mine):
     mine.write("regularizer", REGULARIZER)
     mine.option("regularizer", "# @package reg\n_target_: mine.regularizer.Flat\nlambda_weight: 0.1\nlambda_act: 0.1\n")

@@ -81,6 +81,7 @@ def test_commands_on_digits_run_as_written(tmp_path):
     assert len(results) == 3  # lambda_act = 0, 1 and 10: the first two commands are points of the third
 
 
+@pytest.mark.slow
 def test_parts_of_ones_own_run_as_listed(tmp_path):
     """The listings become files, and the commands run in the folder that holds them, with a short schedule."""
     for path, content in re.findall(r"^```(?:python|yaml) (\S+)\n(.*?)^```", TEXT, flags=re.M | re.S):

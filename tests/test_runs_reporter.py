@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from test_tracking_layer_means import LINE
+from epoch_records import LAYERS
 
 from brsweep.runs.folder import RunFolder
 from brsweep.runs.reporter import RunReporter
@@ -34,7 +34,7 @@ def test_a_replayed_stage_has_its_files_and_a_live_one_ends_after_its_epochs(tmp
     tracker = Listening(tmp_path)
     reporter = RunReporter(RunFolder(tmp_path), "me", Console(None), tracker, steps_per_epoch=7)
     _catch_up({"history": [FLOAT], "layers": [], "snapshots": {"float-end": END}}, reporter)
-    reporter.epoch(BR, LINE)
+    reporter.epoch(BR, LAYERS)
     reporter.snapshot("br-start", END)
     reporter.snapshot("br-end", END)
     reporter.close()
@@ -44,7 +44,7 @@ def test_a_replayed_stage_has_its_files_and_a_live_one_ends_after_its_epochs(tmp
         ("replay", [{"stage": "float", "epoch": 2, "epochs": 2, "lr": 0.5, "step": 14, "shared": True}], before),
         (
             "log",
-            own | {"step": 35, "shared": False} | layer_means(LINE),
+            own | {"step": 35, "shared": False} | layer_means(LAYERS),
             2,
             ["float-end.npz", "layers.jsonl", "metrics.jsonl"],
         ),

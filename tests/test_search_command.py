@@ -6,10 +6,8 @@ import importlib.metadata
 import shlex
 
 import pytest
-from commands import call, shell
+from commands import WITHOUT, call, check_refused, shell
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from test_command import WITHOUT
-from test_config_errors import check
 
 from brsweep.errors import BrsweepError
 from brsweep.search.__main__ import train_command
@@ -46,7 +44,7 @@ REFUSED = [
 def test_a_mistake_is_one_line_and_leaves_nothing(arguments, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     given = ["data=synthetic", "model=tiny", "logger=none", "device=cpu", *arguments.split()]
-    check(call(monkeypatch, capsys, *given, module="search.__main__"), tmp_path, says)
+    check_refused(call(monkeypatch, capsys, *given, module="search.__main__"), tmp_path, says)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +59,7 @@ def test_optuna_is_asked_for(found, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("brsweep.search.__main__.version", version)
     answer = call(monkeypatch, capsys, "data=synthetic", "logger=none", module="search.__main__")
-    check(answer, tmp_path, says)
+    check_refused(answer, tmp_path, says)
     assert answer.err.endswith("pip install brsweep[hpo]\n")
 
 

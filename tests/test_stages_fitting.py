@@ -29,7 +29,7 @@ WRONG = [
     (("data.val_fraction=0.999",), "none left for training"),
     (("float_optimizer.momentum=0",), "float_optimizer: torch.optim.SGD: ValueError: Nesterov momentum requires"),
     (("qat_optimizer=adam", "qat_optimizer.betas=[0.9,1.5]"), "qat_optimizer: torch.optim.Adam: ValueError: Invalid"),
-    (("data.train_images=100000000000000",), "data: brsweep.data.synthetic.Synthetic: MemoryError"),
+    (("data.train_images=100000000000000",), "do not fit into memory; choose fewer"),
     (("output_dir=/dev/null/x",), "output_dir=/dev/null/x: /dev/null can't be written"),
     (("store_dir=/proc/x",), "store_dir=/proc/x: /proc can't be written"),
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import small_runs
+from stage_configs import ALL, BR, CONFIG, FLOAT, NONE, WARMUP, changed
 
 from brsweep.errors import BrsweepError
 from brsweep.stages.plan import canonical, identity, plan, run_code
@@ -19,34 +20,6 @@ from brsweep.stages.signature import digest
 DATA = "made-up-1"
 ROOT = Path(__file__).parents[1]
 
-CONFIG = {
-    "model": {"_target_": "brsweep.models.tiny.tiny", "width": 8},
-    "data": {"_target_": "brsweep.data.synthetic.Synthetic", "classes": 4, "val_fraction": 0.1, "batch_size": 64},
-    "quant": {
-        "weight_bits": 2, "act_bits": 2, "first_last_bits": 8, "clip_value": None,
-        "quantizer": {"_target_": "brsweep.quant.lsq.LSQQuantizer"},
-    },
-    "reg": {
-        "_target_": "brsweep.regularizers.br.BinRegularization", "lambda_weight": 1.0, "lambda_act": 0.5,
-        "backprop_to_alpha": False, "alpha_grad_scale": "raw", "variance": "biased", "first_last": False,
-        "ramp": {"weight": "constant", "act": "cosine"}, "saturated": {"weight": "pull", "act": "ignore"},
-        "unit": {"weight": "value", "act": "value"},
-    },
-    "schedule": {
-        "float_epochs": 4, "warmup_epochs": 2, "qat_epochs": 6, "float_lr_warmup_epochs": 0,
-        "qat_lr_warmup_epochs": 0, "freeze_alpha": False,
-    },
-    "float_optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1},
-    "qat_optimizer": {"_target_": "torch.optim.SGD", "lr": 0.01},
-    "logger": {"_target_": None}, "seed": 42, "device": "cpu", "threads": 0, "precision": "float32",
-    "kernels": "auto", "calibration_batches": 4, "reestimate_bn_batches": 0, "pretrained": None,
-    "sweep_name": "default", "output_dir": "runs", "store_dir": "runs/store", "force": False, "stale": "stop",
-    "allow_targets": [],
-}  # fmt: skip
-
-FLOAT, WARMUP, BR = "float", "warmup", "br"
-NONE, ALL = set(), {FLOAT, WARMUP, BR}
-
 
 @pytest.fixture(autouse=True)
 def code(monkeypatch):
@@ -54,18 +27,6 @@ def code(monkeypatch):
     code = {"core": "0123456789abcdef", "versions": {"torch": "2.0"}, "parts": {}}
     monkeypatch.setattr("brsweep.stages.plan.stage_code", lambda kind, targets, allowed: dict(code))
     return code
-
-
-def changed(**values):
-    """CONFIG with dotted fields, dots as double underscores, at other values."""
-    config = copy.deepcopy(CONFIG)
-    for path, value in values.items():
-        *parents, leaf = path.split("__")
-        node = config
-        for key in parents:
-            node = node[key]
-        node[leaf] = value
-    return config
 
 
 def signatures(config, data=DATA):

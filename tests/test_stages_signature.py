@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import small_runs
-from test_stages_plan import ALL, BR, CONFIG, NONE, WARMUP, changed
+from stage_configs import ALL, BR, CONFIG, NONE, WARMUP, changed
 
 from brsweep.errors import BrsweepError
 from brsweep.runs.run import Run

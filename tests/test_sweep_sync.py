@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_tracking_wandb_faults import StandIn, sent, world  # noqa: F401
+from wandb_stand_in import StandIn, sent
 
 from brsweep.errors import BrsweepError
 from brsweep.runs.folder import RunFolder
@@ -40,7 +40,7 @@ def make(path: Path, finished: bool = True, config=CONFIG) -> Path:
 
 
 @pytest.fixture
-def server(world, monkeypatch):  # noqa: F811
+def server(world, monkeypatch):
     """`server(stand_in)`: from then on W&B is the stand-in, with a key."""
 
     def use(stand_in):
@@ -128,7 +128,7 @@ def test_a_damaged_run_is_named_and_the_others_are_done(server, tmp_path):
     assert said[-1] == f"{sweep}: 2 failed, 1 completed"
 
 
-def test_a_folder_without_runs_and_a_mode_that_takes_nothing_are_one_line(world, monkeypatch, tmp_path, capsys):  # noqa: F811
+def test_a_folder_without_runs_and_a_mode_that_takes_nothing_are_one_line(world, monkeypatch, tmp_path, capsys):
     assert main([str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
         f"error: {tmp_path}: no run folders here; give a sweep's folder, runs/<sweep>, or one run's\n"

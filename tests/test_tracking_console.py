@@ -7,26 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from epoch_records import LINE, RECORD
 
 from brsweep.tracking.console import Console, epoch_line
 
-RECORD = {
-    "stage": "br",
-    "epoch": 31,
-    "epochs": 100,
-    "lr": 0.004987,
-    "train_accuracy": 0.9234,
-    "val_accuracy": 0.912,
-    "test_accuracy": 0.9045,
-    "penalty_weight": 0.012345,
-    "penalty_act": 0.023456,
-    "time_s": 1.23,
-    "shared": False,
-}
-LINE = (
-    "Epoch 31/100 [BR] (LR=0.004987): Train Acc=92.34%, Val Acc=91.20%, Test Acc=90.45%, "
-    "BR_W=0.012345, BR_A=0.023456, 1.2 s"
-)
 FLOAT_LINE = "Epoch 31/100 [FLOAT] (LR=0.004987): Train Acc=92.34%, Val Acc=91.20%, Test Acc=90.45%, 1.2 s"
 
 

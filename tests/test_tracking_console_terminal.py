@@ -14,7 +14,7 @@ import sys
 import termios
 import time
 
-from test_tracking_console import LINE, RECORD
+from epoch_records import LINE, RECORD
 
 from brsweep.tracking.console import Console
 

@@ -9,11 +9,11 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import epoch_records
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tracking_layer_means import LINE
 
 from brsweep.errors import BrsweepError
 from brsweep.tracking import jsonl, snapshots
@@ -21,7 +21,7 @@ from brsweep.tracking.layer_means import layer_means, with_layer_means
 from brsweep.tracking.snapshots import Histogram, layers, snapshot
 
 EPOCHS = [{"stage": stage, "epoch": n, "lr": 0.1, "val_accuracy": None} for stage in ("float", "br") for n in (1, 2)]
-LAYERS = {**LINE, "pull_over_decay": [None, 0.5, None, None, None]}
+LAYERS = {**epoch_records.LAYERS, "pull_over_decay": [None, 0.5, None, None, None]}
 
 
 def packed(**arrays):

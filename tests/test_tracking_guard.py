@@ -10,12 +10,9 @@ import threading
 import time
 
 import pytest
+from faulty_trackers import METHODS, ORDER, RECORD, doing, hang, live
 
 from brsweep.tracking.tracker import Guarded, RunInfo, Tracker, one_line
-
-RECORD = {"stage": "br", "epoch": 1, "lr": 0.5}
-ORDER = ["__init__", "replay", "log", "log", "stage_ended", "summarise", "finish"]
-METHODS = list(dict.fromkeys(ORDER))
 
 
 class Unreadable(Exception):
@@ -35,10 +32,6 @@ def fail(error):
     raise error
 
 
-def hang():
-    threading.Event().wait()
-
-
 DEEDS = {
     "an error": (lambda: fail(RuntimeError("no\n  network")), "RuntimeError: no network"),
     "sys.exit": (lambda: sys.exit(3), "SystemExit: 3"),
@@ -53,34 +46,6 @@ DEEDS = {
     ),
     "a hang": (hang, "no answer within 0.2 s"),
 }
-
-
-def doing(method, deed, calls):
-    """A tracker class that does as it should, and notes its calls, until `method` is called."""
-
-    def called(name):
-        def call(self, *arguments, **named):
-            calls.append(name)
-            if name == method:
-                deed()
-
-        return call
-
-    limits = dict.fromkeys(("open_timeout_s", "timeout_s", "finish_timeout_s"), 0.2)
-    return type("Doing", (Tracker,), {name: called(name) for name in METHODS} | limits)
-
-
-def live(make):
-    """What is said in the life of a run with that tracker."""
-    said = []
-    tracker = Guarded(make, RunInfo("name", "sweep", {"seed": 42}, (), "id1", warn=said.append, notice=said.append))
-    tracker.replay([])
-    tracker.log(RECORD, 1)
-    tracker.log(RECORD, 2)
-    tracker.stage_ended("br")
-    tracker.summarise({"test_accuracy": 0.5})
-    tracker.finish("finished")
-    return said
 
 
 @pytest.mark.parametrize("deed", DEEDS)
@@ -190,7 +155,7 @@ def test_ctrl_c_reaches_the_run_while_a_tracker_works_and_the_end_still_comes():
 def test_a_process_does_not_wait_for_a_tracker_that_hangs(method):
     code = f"""
 import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})
-import test_tracking_guard as here, brsweep.tracking.tracker as module
+import faulty_trackers as here, brsweep.tracking.tracker as module
 module.CONSTRUCTOR_TIMEOUT_S = 0.2
 here.live(lambda run: here.doing({method!r}, here.hang, [])(folder=None, run=run)); print("end")
 """

@@ -2,105 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from wandb_stand_in import StandIn, sent
 
 from brsweep.errors import BrsweepError
 from brsweep.tracking.tracker import Guarded, RunInfo
-from brsweep.tracking.weights_and_biases import WeightsAndBiases
 
 KEY = "f00dbeef" * 5
 RECORDS = [{"stage": "br", "epoch": epoch, "step": 35 * epoch, "lr": 0.1} for epoch in range(1, 6)]
-
-
-class Settings:
-    model_fields = frozenset({"silent", "console", "init_timeout"})  # as of a version that knows few of them
-
-    def __init__(self, **values):
-        assert set(values) <= self.model_fields
-        self.values = values
-
-
-class StandIn:
-    """Plays `wandb`: online `init` raises each of `failures` in turn; the server has `server_steps` epochs. run_id: the
-    id that an agent of `wandb sweep` gives the run."""
-
-    Settings = Settings
-
-    def __init__(self, failures=(), server_steps=0, finish_s=0.0, run_id=None):
-        self.failures, self.server_steps, self.finish_s, self.run_id = list(failures), server_steps, finish_s, run_id
-        self.inits, self.logged, self.summary, self.ended = [], [], {}, []
-
-    def setup(self, settings):
-        return SimpleNamespace(settings=SimpleNamespace(api_key=None, base_url="https://wandb.example", mode="online"))
-
-    def init(self, **arguments):
-        self.inits.append(arguments)
-        sys.excepthook = sys.exit = print  # as W&B does
-        offline = arguments.get("mode") == "offline"
-        if self.failures and not offline:
-            raise self.failures.pop(0)
-        run_id = self.run_id or arguments["id"]
-        files = Path(arguments["dir"]) / "wandb" / f"{'offline-' * offline}run-1-{run_id}"
-        (files / "files").mkdir(parents=True, exist_ok=True)
-        return SimpleNamespace(
-            id=run_id,
-            disabled=False,
-            offline=offline,
-            resumed=bool(self.server_steps) and not offline,
-            step=self.server_steps + 1 if self.server_steps else 0,
-            url="https://wandb.example/run",
-            dir=str(files / "files"),
-            summary=self.summary,
-            define_metric=lambda *_, **__: None,
-            log=lambda values, step, commit: self.logged.append((step, values, commit)),
-            finish=lambda exit_code: (time.sleep(self.finish_s), self.ended.append(exit_code)),
-        )
-
-    def teardown(self):
-        self.ended.append("teardown")
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    """Make a tracker against a stand-in: `(tracker, said)`, where `said` holds what the tracker said."""
-    for name in [name for name in os.environ if name.startswith("WANDB_") or name == "NETRC"]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.setattr(sys, "exit", sys.exit)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-
-    def make(module, ends=(), **changes):
-        monkeypatch.setitem(sys.modules, "wandb", module)
-        said = []
-        config = {"seed": 42}
-        run = RunInfo(
-            "name", "sweep", config, (), "id1", ends, notice=said.append, warn=lambda s: said.append("warning: " + s)
-        )
-        arguments = {
-            "project": "p",
-            "entity": None,
-            "job_type": "train",
-            "init_timeout_s": 5.0,
-            "finish_timeout_s": 5.0,
-            "flush_s": 2.0,
-            "system_stats": False,
-            "media": False,
-        }
-        return WeightsAndBiases(tmp_path / "run", run, **(arguments | changes)), said
-
-    return make
-
-
-def sent(module):
-    return [step for step, _, _ in module.logged]
 
 
 def test_without_wandb_there_is_one_warning_line_and_the_training_goes_on(world):

@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from test_tracking_wandb import HEAD, environment, files, row, rows, run
 from wandb_reader import read_wandb
+from wandb_runs import HEAD, environment, files, row, rows, run
 
 pytest.importorskip("wandb")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
-from test_tracking_wandb import environment, files, rows
 from wandb_reader import read_wandb
+from wandb_runs import environment, files, rows
 
 from brsweep.tracking.jsonl import read
 from brsweep.tracking.layer_means import with_layer_means

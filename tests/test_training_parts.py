@@ -30,10 +30,7 @@ OPTIONS = {"lr": 0.1, "weight_decay": 5e-4, "alpha_lr": 0.02, "alpha_weight_deca
 @pytest.fixture(autouse=True)
 def one_thread():
     """Tensors this small only wait for a second thread."""
-    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

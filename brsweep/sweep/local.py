@@ -144,7 +144,7 @@ class LocalEngine(Engine):
 
     def _reap(self, worker: Worker) -> None:
         self.running.remove(worker)
-        worker.process.stdin.close()
+        worker.let_go()
         task = worker.task
         if is_done(task):  # however the process ended after that
             self.note(Outcome(task, FINISHED))
@@ -183,7 +183,7 @@ class LocalEngine(Engine):
             for worker in self.running:
                 worker.process.kill()
                 worker.process.wait()
-                worker.process.stdin.close()
+                worker.let_go()
 
 
 def slots(n_jobs: int | None, devices: Sequence[Any] | None, runs_per_device: int) -> list[str | None]:
@@ -236,6 +236,11 @@ class Worker:
             process.stdin.write(json.dumps({"config": task.config, "upto": task.upto}).encode() + b"\n")
             process.stdin.flush()
         return cls(task, process, device, time.monotonic())
+
+    def let_go(self) -> None:
+        """Close the launcher's end of the worker's input."""
+        with suppress(BrokenPipeError):  # it died before it read what was written
+            self.process.stdin.close()
 
     def cause(self, time_limit_s: float | None) -> str:
         """Why it ended, where it left no cause of its own."""
