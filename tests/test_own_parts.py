@@ -174,8 +174,8 @@ def test_a_regularizer_of_ones_own_shares_stages_and_the_table(mine):
     assert answer.code == 0, answer.err + answer.out
     assert len(mine.stored("float")) == len(mine.stored("warmup")) == 2, "one of each for each seed"
     rows = mine.table("default")
-    assert len({(row["code"], row["data"]) for row in rows}) == 1 and len(rows) == 3
-    assert [row["gap_lsq_n"] for row in rows].count("2") == 2, "both are compared with LSQ alone of the same seeds"
+    assert len({(row["core"], row["data"]) for row in rows}) == 1 and len(rows) == 3
+    assert [row["gap_n"] for row in rows].count("2") == 2, "both are compared with LSQ alone of the same seeds"
     before = mine.stored("float"), mine.stored("warmup")
     mine.write("regularizer", REGULARIZER.replace("** 4", "** 6"))
     answer = mine.train("regularizer=none,br,mine", "seed=1,2", "stale=retrain")
