@@ -19,9 +19,11 @@ def process_settings():
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     """Make a tracker against a stand-in for `wandb`: `(tracker, said)`, where `said` holds what the tracker said."""
+    from brsweep.tracking import wandb_session
     from brsweep.tracking.tracker import RunInfo
     from brsweep.tracking.weights_and_biases import WeightsAndBiases
 
+    monkeypatch.setattr(wandb_session, "_live", set())  # a test of a tracker that hangs leaves one behind
     for name in [name for name in os.environ if name.startswith("WANDB_") or name == "NETRC"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
