@@ -15,7 +15,7 @@ CONFIG = {
         "_target_": "brsweep.regularizers.br.BinRegularization", "lambda_weight": 1.0, "lambda_act": 0.5,
         "backprop_to_alpha": False, "alpha_grad_scale": "raw", "variance": "biased", "first_last": False,
         "ramp": {"weight": "constant", "act": "cosine"}, "saturated": {"weight": "pull", "act": "ignore"},
-        "unit": {"weight": "value", "act": "value"},
+        "unit": {"weight": "value", "act": "value"}, "reduction": {"weight": "sum", "act": "sum"},
     },
     "schedule": {
         "float_epochs": 4, "warmup_epochs": 2, "qat_epochs": 6, "float_lr_warmup_epochs": 0,

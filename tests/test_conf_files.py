@@ -93,13 +93,13 @@ def test_library_defaults_are_the_paper_files_values():
     reg = OmegaConf.to_container(composed("regularizer=br_paper").reg, resolve=True)
     made = BinRegularization()
     for key, value in defaults(BinRegularization).items():
-        if key in ("ramp", "saturated", "unit"):
+        if key in ("ramp", "saturated", "unit", "reduction"):
             assert getattr(made, key) == reg[key], key
         else:
             assert value == reg[key], key
     for key in ("variance",):
         assert defaults(BinRegularizer)[key] == reg[key]
-    for key in ("saturated", "unit"):
+    for key in ("saturated", "unit", "reduction"):
         assert defaults(BinRegularizer)[key] == reg[key]["weight"]
 
 

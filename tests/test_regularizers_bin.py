@@ -50,6 +50,43 @@ def test_five_values_in_the_head(variance, saturated, expected, unit, scale):
     assert loss.item() == expected * scale
 
 
+@pytest.mark.parametrize(("bits", "signed"), GRIDS)
+@pytest.mark.parametrize("alpha", [0.25, 8.0])
+def test_evenly_spread_values_cost_a_twelfth_whatever_the_grid(bits, signed, alpha):
+    """As a mean, in steps: n values evenly spread over a bin of width 1 have mean r^2 = (1 - 1/n^2) / 12."""
+    grid, n = Grid(bits, signed), 64
+    within = (torch.arange(n, dtype=torch.float64) + 0.5) / n - 0.5
+    codes = torch.arange(grid.qn, grid.qp + 1, dtype=torch.float64)
+    values = alpha * (codes[:, None] + within)
+    for variance, expected in (("biased", (1 - n**-2) / 12), ("unbiased", (n * n - 1) / (12 * n * (n - 1)))):
+        regularizer = BinRegularizer(bits, signed, variance, "pull", "step", "mean")
+        loss = regularizer.compute_bin_loss(values, torch.tensor(alpha, dtype=torch.float64))
+        assert loss.item() == pytest.approx(expected, rel=DOUBLE)
+
+
+def test_the_mean_is_over_the_bins_that_hold_a_value():
+    """The five values of the head fill all four bins, without -1.0 and 1.5 two of them; saturated left out, one."""
+    step = torch.tensor(1.0)
+    for kept, saturated, expected in (
+        (WORKED, "pull", 0.5625 / 4),
+        ([-2.5, 0.25, -0.25], "pull", 0.3125 / 2),
+        ([-2.5, 0.25, -0.25], "ignore", 0.0625),
+        ([], "pull", 0.0),
+    ):
+        regularizer = BinRegularizer(2, True, saturated=saturated, reduction="mean")
+        assert regularizer.compute_bin_loss(torch.tensor(kept), step).item() == expected
+
+
+def test_the_total_loss_is_the_mean_over_tensors_where_the_mean_is_asked_for():
+    values = {"a": torch.tensor(WORKED), "b": torch.tensor([0.5, 0.25])}
+    alphas = dict.fromkeys(values, torch.tensor(1.0))
+    regularizer = BinRegularizer(2, True, reduction="mean")
+    loss, info = regularizer.compute_total_loss(values, alphas)
+    assert loss.item() == (0.5625 / 4 + (0.25 + 0.0625) / 2) / 2  # 0.5 rounds to even: both in bin 0
+    for one in info.values():
+        assert one["loss"].item() == pytest.approx((one["mean"] + one["variance"]).item(), rel=1e-6)
+
+
 def test_a_rare_bin_counts_as_much_as_a_full_one():
     """1000 values at 0.1 in bin 0 and one at 1.1 in bin 1: each bin gives 0.01."""
     values = torch.tensor([0.1] * 1000 + [1.1], dtype=torch.float64)
@@ -301,6 +338,7 @@ def test_total_loss_of_nothing_and_of_a_name_without_alpha():
         ({"variance": "sample"}, "biased, unbiased"),
         ({"saturated": "drop"}, "pull, ignore"),
         ({"unit": "alpha"}, "value, step"),
+        ({"reduction": "max"}, "sum, mean"),
     ],
 )
 def test_unknown_options_are_refused_with_those_that_exist(option, allowed):

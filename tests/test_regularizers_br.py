@@ -46,10 +46,15 @@ def penalties(regularization, model, sites, images) -> dict[str, float]:
 @pytest.mark.parametrize("variance", ["biased", "unbiased"])
 @pytest.mark.parametrize("saturated", ["pull", "ignore"])
 @pytest.mark.parametrize("unit", ["value", "step"])
-def test_equals_the_sum_by_hand(images, variance, saturated, unit):
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_equals_the_sum_or_mean_by_hand(images, variance, saturated, unit, reduction):
     model, sites = quantized_net(images)
     regularization = BinRegularization(
-        variance=variance, saturated={"act": saturated, "weight": saturated}, unit={"act": unit, "weight": unit}
+        variance=variance,
+        **{
+            name: dict.fromkeys(("weight", "act"), value)
+            for name, value in (("saturated", saturated), ("unit", unit), ("reduction", reduction))
+        },
     )
     with regularization.collect(sites) as seen, ActivationHookManager(model) as hooks:
         model(images)
@@ -58,13 +63,15 @@ def test_equals_the_sum_by_hand(images, variance, saturated, unit):
     assert set(seen) == {*LOW_WEIGHTS, *LOW_ACTS}
 
     def one(name, values, quantizer):
-        regularizer = BinRegularizer(2, quantizer.grid.signed, variance, saturated, unit)
+        regularizer = BinRegularizer(2, quantizer.grid.signed, variance, saturated, unit, reduction)
         return regularizer.compute_bin_loss(values, quantizer.alpha).item()
 
     by_hand = {
         "weight": sum(one(n, getattr(model, n).weight, getattr(model, n).weight_quantizer) for n in LOW_WEIGHTS),
         "act": sum(one(n, captured[n], getattr(model, n).quantizer) for n in LOW_ACTS),
     }
+    sites = 2 if reduction == "mean" else 1  # of each kind
+    by_hand = {kind: value / sites for kind, value in by_hand.items()}
     assert set(together) == {"weight", "act"}
     for kind, value in together.items():
         assert (value.shape, value.dtype) == ((), torch.float64)
@@ -194,6 +201,7 @@ def test_lambdas_are_strength_times_ramp():
         ({"variance": "sample"}, "choose one of biased, unbiased"),
         ({"saturated": {"weight": "drop"}}, "choose one of pull, ignore"),
         ({"unit": {"act": "alpha"}}, "choose one of value, step"),
+        ({"reduction": {"act": "max"}}, "choose one of sum, mean"),
         ({"unit": {"activation": "step"}}, "unit.*'activation'.*weight, act"),
         ({"ramp": {"weights": "linear"}}, "ramp.*'weights'.*weight, act"),
         ({"saturated": {"acts": "pull"}}, "saturated.*'acts'.*weight, act"),

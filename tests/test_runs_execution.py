@@ -18,7 +18,7 @@ import torch
 from brsweep.errors import BrsweepError
 from brsweep.runs.folder import RunFolder
 from brsweep.runs.run import Run
-from brsweep.stages.collapse import CollapseWatch
+from brsweep.stages.collapse import CollapseWatch, strength_line
 from brsweep.stages.store import os_lock
 from brsweep.sweep.plan import Point, plan_sweep
 from brsweep.training.checkpoint import load
@@ -315,7 +315,7 @@ def test_a_collapse_is_said_once_with_its_cause_and_remedies():
         Lines(),
         {"history": [record(0.3, 1, "float"), record(0.8, 4, "warmup")], "stage": "br", "collapse": None},
     )
-    plain = {"ramp": {"act": "constant"}, "saturated": {"act": "pull"}}
+    plain = {"ramp": {"act": "constant"}, "saturated": {"act": "pull"}, "unit": {"act": "value"}}
     watch = CollapseWatch(state, reporter, plain)
     for epoch, accuracy in enumerate((0.6, 0.4, 0.399, 0.2, 0.7), 5):
         watch.look(record(accuracy, epoch, **PENALTIES))
@@ -323,16 +323,32 @@ def test_a_collapse_is_said_once_with_its_cause_and_remedies():
     assert state["collapse"] == {"epoch": 7, "accuracy": 0.399, "reference": 0.8}
     assert reporter.warned == [
         "collapse: accuracy 39.9% after epoch 7/10, 80.0% before this stage; lambda x penalty of the act part is 25 "
-        "against a task loss of 2.3; remedies: a lower reg.lambda_act, reg.ramp.act=cosine, reg.saturated.act=ignore, "
+        "against a task loss of 2.3; remedies: a lower reg.lambda_act, reg.ramp.act=cosine, reg.unit.act=step, "
         "a lower qat_optimizer.lr"
     ]
 
 
 def test_a_remedy_that_is_in_force_is_not_offered():
     reporter, state = Lines(), {"history": [record(0.8, 4, "warmup")], "stage": "br", "collapse": None}
-    tamed = {"ramp": {"act": "cosine"}, "saturated": {"act": "ignore"}}
+    tamed = {"ramp": {"act": "cosine"}, "saturated": {"act": "pull"}, "unit": {"act": "step"}}
     CollapseWatch(state, reporter, tamed).look(record(0.1, 7, **PENALTIES))
     assert reporter.warned[-1].endswith("remedies: a lower reg.lambda_act, a lower qat_optimizer.lr")
+
+
+def test_how_the_penalty_stands_to_the_task_loss():
+    line = strength_line(record(0.8, 5, **PENALTIES), {"weight": 1.0, "act": 10.0})
+    assert line == (
+        "br: lambda x penalty of its first epoch, at full lambda: 0.5 (weight) + 2.5 (act), 130.4% of the task loss 2.3"
+    )
+    alone = strength_line(record(0.8, 5, **PENALTIES), {"weight": 0.0, "act": 1.0})
+    assert alone.endswith("at full lambda: 0.25 (act), 10.9% of the task loss 2.3")
+
+
+def test_a_run_says_once_how_strong_its_penalty_is_and_lsq_alone_says_nothing_of_it(tmp_path):
+    for regularizer, expected in (("br", 1), ("none", 0)):
+        result = small_runs.train(f"regularizer={regularizer}", tmp_path=tmp_path)
+        said = (small_runs.folder(result) / "console.log").read_text()
+        assert said.count("lambda x penalty of its first epoch, at full lambda: ") == expected
 
 
 def test_a_collapse_without_a_penalty_or_a_validation_split():

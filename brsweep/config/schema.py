@@ -39,7 +39,7 @@ MOST_IMAGES = 2**24
 
 @dataclass
 class Ramp:
-    """One option for the weights and one for the activations, as `Saturated` and `Unit`."""
+    """One option for the weights and one for the activations, as `Saturated`, `Unit` and `Reduction`."""
 
     weight: Any = by(choice("constant", "linear", "cosine"))
     act: Any = by(choice("constant", "linear", "cosine"))
@@ -55,6 +55,12 @@ class Saturated:
 class Unit:
     weight: Any = by(choice("value", "step"))
     act: Any = by(choice("value", "step"))
+
+
+@dataclass
+class Reduction:
+    weight: Any = by(choice("sum", "mean"))
+    act: Any = by(choice("sum", "mean"))
 
 
 @dataclass
@@ -81,6 +87,7 @@ class BinRegularization:
     ramp: Ramp = by(Ramp)
     saturated: Saturated = by(Saturated)
     unit: Unit = by(Unit)
+    reduction: Reduction = by(Reduction)
     first_last: Any = by(yes_no)
 
 

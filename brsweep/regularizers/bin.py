@@ -11,6 +11,10 @@ it is a closed form of three sums per bin (n, S1 = sum of r, S2 = sum of r^2), w
 Values beyond the range belong to the end bins, or are left out (`saturated`): the paper regularizes weights alone and
 is silent on activations, where saturated values make most of the penalty. The paper says neither which variance it
 means; biased is the default here.
+
+The sum over bins and tensors grows with both, and has the unit of the values squared, so that one lambda means another
+pull in every network. Taken as a mean (`reduction`) and in steps (`unit`), values that are spread evenly within their
+bins cost 1/12 whatever the tensor, the network and the bits: the mean of r^2 over [-1/2, 1/2].
 """
 
 from __future__ import annotations
@@ -27,13 +31,20 @@ from brsweep.quant.grid import Grid
 
 SATURATED = {"pull": ALL_VALUES, "ignore": INSIDE_VALUES}
 UNITS = ("value", "step")
+REDUCTIONS = ("sum", "mean")
 
 
-def bin_penalty(sums: Tensor, variance: str = "biased") -> Tensor:
-    """Eq. 5 summed over the bins of sums [..., 3, bins]: shape [...]."""
+def bin_penalty(sums: Tensor, variance: str = "biased", reduction: str = "sum") -> Tensor:
+    """Eq. 5 over the bins of sums [..., 3, bins]: shape [...]. reduction: "sum" or "mean" of the bins with a value."""
     if variance == "biased":  # S2 / n by itself: the parts would first take the mean out and then put it back
-        return (sums[..., SQUARES, :] / sums[..., COUNT, :].clamp(min=1)).sum(-1)
-    return sum(bin_parts(sums, variance)).sum(-1)
+        return over_bins(sums[..., SQUARES, :] / sums[..., COUNT, :].clamp(min=1), sums, reduction)
+    return over_bins(torch.add(*bin_parts(sums, variance)), sums, reduction)
+
+
+def over_bins(by_bin: Tensor, sums: Tensor, reduction: str) -> Tensor:
+    """The sum or the mean of by_bin [..., bins] over the bins that hold a value: shape [...]."""
+    total = by_bin.sum(-1)
+    return total if reduction == "sum" else total / (sums[..., COUNT, :] > 0).sum(-1).clamp(min=1)
 
 
 class BinRegularizer:
@@ -44,14 +55,21 @@ class BinRegularizer:
     saturated: "pull", values with v/alpha outside [Qn, Qp] count to the end bins; "ignore", they are left out.
     unit: "value", the penalty has the unit of the values squared; "step", residuals are divided by a detached alpha,
         which makes lambda comparable between layers and bit-widths.
+    reduction: "sum" over bins and tensors, as in the paper; "mean", over the bins that hold a value and over tensors.
     """
 
     def __init__(
-        self, bits: int, signed: bool, variance: str = "biased", saturated: str = "pull", unit: str = "value"
+        self,
+        bits: int,
+        signed: bool,
+        variance: str = "biased",
+        saturated: str = "pull",
+        unit: str = "value",
+        reduction: str = "sum",
     ) -> None:
         self.grid = Grid(bits, signed)
-        check_options(variance, saturated, unit)
-        self.variance, self.saturated, self.unit = variance, saturated, unit
+        check_options(variance, saturated, unit, reduction)
+        self.variance, self.saturated, self.unit, self.reduction = variance, saturated, unit, reduction
 
     def compute_bin_loss(self, values: Tensor, alpha: Tensor, backprop_to_alpha: bool = False, axis: int = 0) -> Tensor:
         """The penalty of one tensor: 0-d, >= 0, in the dtype of `values`, 0 when every counted value is on its level.
@@ -65,7 +83,7 @@ class BinRegularizer:
     def compute_total_loss(
         self, values_by_name: Mapping[str, Tensor], alpha_by_name: Mapping[str, Tensor], backprop_to_alpha: bool = False
     ) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
-        """The sum of the penalties of several tensors on this grid, and what it consists of.
+        """The sum (or mean) of the penalties of several tensors on this grid, and what it consists of.
 
         Returns (0-d loss, info), info[name] = {"loss", "mean", "variance"} as detached 0-d tensors in the penalty's
         unit and "count" [bins] or [channels, bins]. Raises `BrsweepError` where a name has no alpha.
@@ -80,14 +98,16 @@ class BinRegularizer:
             alpha = alpha_by_name[name]
             sums = self._sums(values, alpha, backprop_to_alpha, 0)
             losses.append(self.from_sums(sums, alpha).mean().to(values.dtype))
-            mean, variance = (p.sum(-1) / self._unit(alpha) for p in bin_parts(sums.detach(), self.variance))
+            by_bin = bin_parts(sums.detach(), self.variance)
+            mean, variance = (over_bins(part, sums, self.reduction) / self._unit(alpha) for part in by_bin)
             parts = {"loss": losses[-1].detach(), "mean": mean.mean(), "variance": variance.mean()}
             info[name] = parts | {"count": sums.detach()[..., COUNT, :]}
-        return torch.stack(losses).sum(), info
+        total = torch.stack(losses)
+        return total.sum() if self.reduction == "sum" else total.mean(), info
 
     def from_sums(self, sums: Tensor, alpha: Tensor) -> Tensor:
         """The penalty from a quantizer's sums [..., 3, bins] and its alpha [...]: shape [...]."""
-        return bin_penalty(sums, self.variance) / self._unit(alpha)
+        return bin_penalty(sums, self.variance, self.reduction) / self._unit(alpha)
 
     def _sums(self, values: Tensor, alpha: Tensor, backprop_to_alpha: bool, axis: int) -> Tensor:
         _, sums = fake_quantize(
@@ -106,12 +126,13 @@ class BinRegularizer:
         return 1.0 if self.unit == "value" else alpha.detach().clamp(min=ALPHA_FLOOR).double() ** 2
 
 
-def check_options(variance: str, saturated: str, unit: str) -> None:
+def check_options(variance: str, saturated: str, unit: str, reduction: str) -> None:
     """Raise `BrsweepError` for an option that does not exist, listing those that do."""
     for name, value, allowed in (
         ("variance", variance, VARIANCES),
         ("saturated", saturated, tuple(SATURATED)),
         ("unit", unit, UNITS),
+        ("reduction", reduction, REDUCTIONS),
     ):
         if value not in allowed:
             raise BrsweepError(f"{name}={value}: choose one of {', '.join(allowed)}")

@@ -2,12 +2,15 @@
 
     L = L_CE + lambda_weight * sum over weights of L_BR + lambda_act * sum over activation sites of L_BR
 
+(or the mean over sites, where `reduction` says so).
+
 The paper regularizes weights; this applies the same penalty to the activations before their quantization as well, on
 the unsigned grid. The bins' sums come out of the quantizers' own pass (`brsweep.quant.sites.collect`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -26,8 +29,8 @@ class BinRegularization(Regularizer):
     lambda_weight, lambda_act: >= 0; a kind at 0 costs nothing.
     backprop_to_alpha: whether BR's gradient reaches alpha; alpha_grad_scale: as it is ("raw", sqrt(N * Qp) times
         stronger in proportion than the task's), or multiplied by LSQ's g ("lsq").
-    variance: "biased" or "unbiased". ramp, saturated, unit: one option per kind, {"weight": ..., "act": ...}; see
-        `Regularizer` and `BinRegularizer`.
+    variance: "biased" or "unbiased". ramp, saturated, unit, reduction: one option per kind, {"weight": ..., "act":
+        ...}; see `Regularizer` and `BinRegularizer`. A mean is over bins and over the sites of the kind.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class BinRegularization(Regularizer):
         ramp: Mapping[str, str] | None = None,
         saturated: Mapping[str, str] | None = None,
         unit: Mapping[str, str] | None = None,
+        reduction: Mapping[str, str] | None = None,
         first_last: bool = False,
     ) -> None:
         super().__init__(lambda_weight, lambda_act, ramp, first_last)
@@ -49,8 +53,9 @@ class BinRegularization(Regularizer):
         self.variance = variance
         self.saturated = by_kind("saturated", saturated, "pull")
         self.unit = by_kind("unit", unit, "value")
+        self.reduction = by_kind("reduction", reduction, "sum")
         for kind in KINDS:
-            check_options(variance, self.saturated[kind], self.unit[kind])
+            check_options(variance, self.saturated[kind], self.unit[kind], self.reduction[kind])
         self._by_grid: dict[tuple[str, Grid], BinRegularizer] = {}
 
     def request(self, kind: str) -> SumRequest:
@@ -62,7 +67,7 @@ class BinRegularization(Regularizer):
         return regularizer.from_sums(collected.sums, collected.alpha.detach()).mean()
 
     def penalties(self, collected: Mapping[str, Collected]) -> dict[str, Tensor]:
-        """As `Regularizer.penalties`, sites of equal grid and shape in one go."""
+        """The sum or the mean over the sites of each kind; sites of equal grid and shape in one go."""
         groups: dict[tuple[str, Grid, torch.Size], list[Collected]] = {}
         for entry in collected.values():
             groups.setdefault((entry.site.kind, entry.grid, entry.sums.shape), []).append(entry)
@@ -72,10 +77,12 @@ class BinRegularization(Regularizer):
             alpha = torch.stack([entry.alpha.detach() for entry in entries])
             by_site = self._regularizer(kind, grid).from_sums(sums, alpha).view(len(entries), -1).mean(1)
             totals.setdefault(kind, []).append(by_site.sum())
-        return {kind: torch.stack(parts).sum() for kind, parts in totals.items()}
+        sites = Counter(entry.site.kind for entry in collected.values())
+        over = {kind: 1 if self.reduction[kind] == "sum" else sites[kind] for kind in totals}
+        return {kind: torch.stack(parts).sum() / over[kind] for kind, parts in totals.items()}
 
     def _regularizer(self, kind: str, grid: Grid) -> BinRegularizer:
         if (kind, grid) not in self._by_grid:
-            options = (self.variance, self.saturated[kind], self.unit[kind])
+            options = (self.variance, self.saturated[kind], self.unit[kind], self.reduction[kind])
             self._by_grid[kind, grid] = BinRegularizer(grid.bits, grid.signed, *options)
         return self._by_grid[kind, grid]

@@ -224,7 +224,8 @@ def _readable(config: Any) -> bool:
         lambdas = (finite(reg["lambda_weight"]), finite(reg["lambda_act"]))
         numbers = (config["seed"], quant["weight_bits"], quant["act_bits"], schedule["warmup_epochs"])
         if reg["_target_"] == BIN_REGULARIZATION:
-            kinds = (reg[option][kind] for option in ("ramp", "saturated", "unit") for kind in ("weight", "act"))
+            options = ("ramp", "saturated", "unit", "reduction")
+            kinds = (reg[option][kind] for option in options for kind in ("weight", "act"))
             if not all(isinstance(value, str) for value in kinds):
                 return False
         canonical(config)

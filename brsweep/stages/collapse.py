@@ -1,4 +1,4 @@
-"""Notice a collapse in the regularized stage, and name it: strong BR on activations can pull a network apart."""
+"""What the penalty does to the last stage, said where it matters: how strong it is, and a collapse under it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from typing import Any
 COLLAPSED_BELOW = 0.5
 """Of the accuracy at the last stage's beginning. Healthy runs dip by a few points when BR sets in; measured collapses
 end near chance."""
+
+
+REMEDIES = {"ramp": "cosine", "unit": "step", "reduction": "mean"}
+"""Options of BR that tame it. `saturated=ignore` is none: networks escape from such a penalty beyond the range."""
+
+
+def strength_line(record: Mapping[str, Any], strength: Mapping[str, float]) -> str:
+    """How the penalty of the stage's first epoch stands to the task loss, with lambda at its full `strength`."""
+    full = {kind: strength[kind] * record[f"trained_penalty_{kind}"] for kind in strength if strength[kind]}
+    parts = " + ".join(f"{value:.3g} ({kind})" for kind, value in full.items())
+    share = sum(full.values()) / record["task_loss"] if record["task_loss"] else float("inf")
+    return (
+        f"{record['stage']}: lambda x penalty of its first epoch, at full lambda: {parts}, "
+        f"{share:.1%} of the task loss {record['task_loss']:.3g}"
+    )
 
 
 class CollapseWatch:
@@ -46,9 +61,8 @@ class CollapseWatch:
 
     def _remedies(self, kind: str) -> list[str]:
         """Those that are not in force already, as far as the regularizer has them."""
-        tamed = {"ramp": "cosine", "saturated": "ignore"}
-        chosen = {name: self._reg[name][kind] for name in tamed if isinstance(self._reg.get(name), Mapping)}
-        options = [f"reg.{name}.{kind}={tamed[name]}" for name in chosen if chosen[name] != tamed[name]]
+        chosen = {name: self._reg[name][kind] for name in REMEDIES if isinstance(self._reg.get(name), Mapping)}
+        options = [f"reg.{name}.{kind}={REMEDIES[name]}" for name in chosen if chosen[name] != REMEDIES[name]]
         return [f"a lower reg.lambda_{kind}", *options, "a lower qat_optimizer.lr"]
 
 

@@ -80,7 +80,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         reg["alpha_grad_scale"] = "raw"
     for kind in ("weight", "act"):
         if not reg[f"lambda_{kind}"]:
-            reg["ramp"][kind], reg["saturated"][kind], reg["unit"][kind] = "constant", "pull", "value"
+            for option, plain in (("ramp", "constant"), ("saturated", "pull"), ("unit", "value"), ("reduction", "sum")):
+                reg[option][kind] = plain
     if not _is_regularized(config):
         reg["variance"], reg["first_last"] = "biased", False
     return config

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from brsweep.errors import BrsweepError
-from brsweep.stages.collapse import CollapseWatch
+from brsweep.stages.collapse import CollapseWatch, strength_line
 from brsweep.stages.plan import Stage
 from brsweep.stages.setup import Setup
 from brsweep.stages.store import STATE, Store
@@ -159,6 +159,8 @@ def _train(
         record["trained_by"] = run_name
         if watch is not None:
             _keep_best(state, record, learner, training.folder)
+            if learner.regularizer is not None and record["epoch"] == stage.first + 1:
+                reporter.say(strength_line(record, learner.regularizer.strength))
             watch.look(record)
         _snapshot(training, progress)
         save(training.folder / CHECKPOINT, state)
