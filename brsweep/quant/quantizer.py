@@ -222,4 +222,9 @@ class Quantizer(nn.Module, ABC):
         return f"bits={self.grid.bits}, {sign}" + (", per channel" if self.per_channel else "")
 
 
+def at_least_float32(values: Tensor) -> Tensor:
+    """For numerics in plain operators: values of half precision as float32, others as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 FINAL = ("__call__", "bin_sums", "scaled", "codes", "grad_scale", "along_axis")

@@ -133,6 +133,15 @@ class Regularizer(ABC):
         return [site for site in sites if site.low or self.first_last]
 
 
+def refuse_activations(regularizer: Regularizer) -> None:
+    """For penalties that are defined on weights: raise `BrsweepError` where activations have a lambda."""
+    if regularizer.strength["act"]:
+        name = type(regularizer).__name__
+        raise BrsweepError(
+            f"reg.lambda_act={regularizer.strength['act']:g}: {name} is a penalty on weights; set reg.lambda_act=0"
+        )
+
+
 def by_kind(option: str, chosen: Mapping[str, str] | None, otherwise: str) -> dict[str, str]:
     """The option for each kind, `otherwise` where it is not chosen. Raises `BrsweepError` for another kind."""
     unknown = sorted(set(chosen or {}) - set(KINDS))
