@@ -24,12 +24,13 @@ CONTROLS = {
     ),
 }
 FORMS = {
-    "all, constant": ("reg.saturated.act=pull", "reg.ramp.act=constant"),
-    "all, cosine": ("reg.saturated.act=pull", "reg.ramp.act=cosine"),
-    "inside, constant": ("reg.saturated.act=ignore", "reg.ramp.act=constant"),
-    "inside, cosine": ("reg.saturated.act=ignore", "reg.ramp.act=cosine"),
+    "default": (),
+    "default, constant": ("reg.ramp.act=constant",),
+    "default, saturated left out": ("reg.saturated.act=ignore",),
+    "plain": ("regularizer=br_paper",),
+    "plain, cosine": ("regularizer=br_paper", "reg.ramp.act=cosine"),
 }
-LAMBDAS = (0.1, 1, 10)
+LAMBDAS = (1, 10)
 
 
 def run(folder: Path, overrides: tuple[str, ...]) -> dict:

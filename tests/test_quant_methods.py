@@ -81,7 +81,7 @@ def test_ewgs_without_delta_is_lsq_to_the_bit():
 
 @pytest.mark.parametrize("delta", [-0.1, math.nan, math.inf])
 def test_ewgs_refuses_a_delta_that_is_none(delta):
-    with pytest.raises(BrsweepError, match="delta=.*0 or more"):
+    with pytest.raises(BrsweepError, match=r"delta=.*0 or more"):
         EWGSQuantizer(2, True, delta=delta)
 
 
@@ -315,7 +315,7 @@ def test_bin_regularization_sees_it_or_names_what_it_can_not_see(factory, images
     model, sites = network(factory, images)
     both = BinRegularization(reduction={"weight": "mean", "act": "mean"}, unit={"weight": "step", "act": "step"})
     if any(site.quantizer.alpha is None for site in sites):
-        with pytest.raises(BrsweepError, match="has no step size.*reg.lambda_weight=0"):
+        with pytest.raises(BrsweepError, match=r"has no step size.*reg.lambda_weight=0"):
             both.check(sites)
         both = BinRegularization(lambda_weight=0.0)
     both.check(sites)
