@@ -24,7 +24,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 
 RESULT, CONFIG, METRICS, LAYERS, CONSOLE = "result.json", "config.yaml", "metrics.jsonl", "layers.jsonl", "console.log"
 CHECKPOINTS = "checkpoints"
+ASIDE = ".before"
 PLAN, FAILURE, LOCK, ATTEMPT = "plan.json", "failure.json", ".lock", "run_id"
+OF_A_TRAINING = (RESULT, FAILURE, METRICS, LAYERS, CONSOLE, ATTEMPT, CHECKPOINTS, snapshots.SNAPSHOTS)
+"""What a new training begins without; the result first."""
 LOOKS, LOOK_S = 10, 0.05
 """How often, and at what distance, a busy lock is tried: a status table looks at locks too, for an instant."""
 MEND = "the same command with stale=retrain trains the run again"
@@ -213,11 +216,10 @@ class RunFolder:
         """
         checkpoint = self.checkpoints / "checkpoint.pt"
         left = [self.path / FAILURE, checkpoint, *self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")]
-        left = [path for path in left if path.exists()]
+        left = [path for path in (*left, self.path / ASIDE) if path.exists()]
         if left and self.finished:
             with suppress(BrsweepError), self.locked():
-                for path in left:
-                    path.unlink(missing_ok=True)
+                _remove(left)
 
     def check(self) -> list[str]:
         """What is damaged, a line for each file that is there and can't be read as what it is. Imports torch."""
@@ -240,10 +242,26 @@ class RunFolder:
 
     def clear(self) -> None:
         """Forget an earlier training of this run; call it with the lock held. The result goes first."""
-        for name in (RESULT, FAILURE, METRICS, LAYERS, CONSOLE, ATTEMPT):
-            (self.path / name).unlink(missing_ok=True)
-        for folder in (self.checkpoints, self.path / snapshots.SNAPSHOTS):
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove(self.path / name for name in (*OF_A_TRAINING, ASIDE))
+
+    @contextmanager
+    def anew(self) -> Iterator[None]:
+        """Let a new training begin in the block, or behind it: the failure of an earlier one goes, and with a result
+        everything of it. What went comes back where the block raises. Holds the lock only meanwhile."""
+        names = [name for name in OF_A_TRAINING if os.path.lexists(self.path / name)]
+        names = names if self.holds_result else [name for name in names if name == FAILURE]
+        if names:
+            with self.locked():
+                _remove([self.path / ASIDE])  # of a launch that was killed here
+                self._move(names, self.path, self.path / ASIDE)
+        try:
+            yield
+        except BaseException:
+            if names:
+                self._move(reversed(names), self.path / ASIDE, self.path)
+                _remove([self.path / ASIDE])
+            raise
+        _remove([self.path / ASIDE])
 
     @property
     def held(self) -> bool:
@@ -267,6 +285,13 @@ class RunFolder:
                         raise BrsweepError(line) from None
                     time.sleep(LOOK_S)
             yield
+
+    @staticmethod
+    def _move(names: Iterable[str], start: Path, end: Path) -> None:
+        """The result goes first and comes back last: whenever this ends, no result stands beside a part of its run."""
+        end.mkdir(exist_ok=True)
+        for name in names:
+            os.replace(start / name, end / name)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -329,6 +354,14 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         why = error.strerror
         raise BrsweepError(f"{path}: can't be written ({why}); free the disk or choose another folder") from None
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _seal(result: Mapping[str, Any]) -> str:
