@@ -24,7 +24,7 @@ BELOW = {
     "regularizers": {"errors", "kernels", "quant"},
     "files": set(),
     "secrets": set(),
-    "tracking": {"errors", "files", "secrets"},
+    "tracking": {"errors", "files", "secrets", "quant"},
     "models": {"errors"},
     "data": {"errors", "files", "torchvision_import"},
     "training": {"errors", "files", "secrets", "kernels", "quant", "regularizers", "tracking", "models", "data"},

@@ -24,7 +24,7 @@ def planned(*names: str) -> list[dict]:
 def begin(path: Path, epochs: int, time_s: float = 2.0) -> Path:
     path.mkdir(parents=True)
     (path / "config.yaml").write_text(json.dumps(CONFIG))  # JSON is YAML
-    records = [{"epoch": i + 1, "val_accuracy": i / 10, "time_s": time_s} for i in range(epochs)]
+    records = [{"stage": "br", "epoch": i + 1, "val_accuracy": i / 10, "time_s": time_s} for i in range(epochs)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
 

@@ -152,11 +152,17 @@ class RunFolder:
     def records(self, skip_damaged: bool = False) -> list[dict[str, Any]]:
         """The epochs so far, those of all stages; none where no epoch has ended. Raises `BrsweepError`, and where
         lines are damaged unless they are to be skipped."""
-        return self._lines(METRICS, skip_damaged)
+        path = self._own(METRICS)
+        return jsonl.read_epochs(path, skip_damaged) if os.path.exists(path) else []
 
     def layers(self) -> list[dict[str, Any]]:
-        """An entry for each quantized epoch. Raises `BrsweepError`."""
-        return self._lines(LAYERS, False)
+        """An entry for each quantized epoch, see `brsweep.tracking.snapshots.layers`. Raises `BrsweepError`."""
+        self._own(LAYERS)
+        return snapshots.layers(self.path)
+
+    def open_records(self) -> tuple[jsonl.JsonLines, jsonl.JsonLines]:
+        """metrics.jsonl and layers.jsonl, to append to."""
+        return jsonl.JsonLines(self.path / METRICS), jsonl.JsonLines(self.path / LAYERS)
 
     def write_snapshot(self, name: str, content: Mapping[str, Any]) -> None:
         """See `brsweep.tracking.snapshots.write`."""
@@ -229,7 +235,7 @@ class RunFolder:
         weights = sorted(self.checkpoints.glob("*.pt")) if self.checkpoints.is_dir() else []
         reads = [self.result, self.config, self.records, self.layers]
         if self.finished:  # these have to be there
-            reads[2] = partial(jsonl.read, self.path / METRICS)
+            reads[2] = partial(jsonl.read_epochs, self.path / METRICS)
             weights = list(dict.fromkeys([*weights, self.checkpoints / "last.pt", self.checkpoints / "best.pt"]))
         reads += [partial(self.snapshot, name) for name in shots] + [partial(load, path) for path in weights]
         problems = []
@@ -294,10 +300,6 @@ class RunFolder:
             os.replace(start / name, end / name)
 
     # --- reading -----------------------------------------------------------------------------------------------------
-
-    def _lines(self, name: str, skip_damaged: bool) -> list[dict[str, Any]]:
-        path = self._own(name)
-        return jsonl.read(path, skip_damaged) if os.path.exists(path) else []
 
     def _own(self, name: str) -> Path:
         """Where a file of the folder lies. Raises `Damaged` for a link that leads out of the folder, and for what is
