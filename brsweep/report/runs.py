@@ -114,14 +114,15 @@ class ReportedRun:
 
 
 def read_sweeps(sweeps: Sequence[Path]) -> tuple[list[ReportedRun], list[str]]:
-    """The runs of all sweeps, and a line for each that two of them hold, which counts once.
+    """The runs of all sweeps, and what there is to know of the sweeps: a line for each run that two of them hold, which
+    counts once, and for each manifest that can't be read.
 
     Raises `BrsweepError` where a path is no sweep folder, or one without a run.
     """
     runs: dict[tuple[str, str | None], ReportedRun] = {}
-    notices = []
+    notices: list[str] = []
     for sweep in sweeps:
-        for run in read_sweep(sweep):
+        for run in read_sweep(sweep, notices.append):
             key = (run.name, run.code)
             if key in runs:
                 notices.append(f"{run.name} lies in {runs[key].sweep} and in {run.sweep}: one run, counted once")
@@ -130,10 +131,10 @@ def read_sweeps(sweeps: Sequence[Path]) -> tuple[list[ReportedRun], list[str]]:
     return list(runs.values()), notices
 
 
-def read_sweep(sweep: Path) -> list[ReportedRun]:
+def read_sweep(sweep: Path, warn: Callable[[str], None]) -> list[ReportedRun]:
     if (sweep / CONFIG).is_file():
         raise BrsweepError(f"{sweep}: a run's folder; give its sweep's, {sweep.resolve().parent}")
-    return [_read(status, sweep.resolve().name) for status in runs_of(sweep)]
+    return [_read(status, sweep.resolve().name) for status in runs_of(sweep, lambda line: warn(words.printable(line)))]
 
 
 def read_run(path: Path) -> ReportedRun:

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="read every file of every run, and name the damaged ones")
     typed = parser.parse_args(arguments)
     try:
-        runs = runs_of(typed.sweep)
+        runs = runs_of(typed.sweep, lambda line: print(f"warning: {printable(line)}", file=sys.stderr))
         print(table(runs))
         if typed.check:
             check(runs)

@@ -96,7 +96,7 @@ def read_jobs(sweep: Path) -> dict[str, str]:
     """The ids of the jobs that were submitted, by their task's name."""
     path = sweep / RECORD
     try:
-        record = json.loads(read_file(path, LARGEST_RECORD))
+        record = json.loads(read_file(path, LARGEST_RECORD).decode())
         whole = record["version"] == RECORD_VERSION and isinstance(record["jobs"], dict)
         if whole and all(isinstance(job_id, str) for job_id in record["jobs"].values()):
             return record["jobs"]
