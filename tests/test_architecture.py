@@ -22,6 +22,7 @@ BELOW = {
     "kernels": {"errors"},
     "quant": {"errors", "kernels"},
     "regularizers": {"errors", "kernels", "quant"},
+    "memory": {"errors"},
     "files": set(),
     "secrets": set(),
     "tracking": {"errors", "files", "secrets", "quant"},
@@ -31,7 +32,7 @@ BELOW = {
 }
 BELOW["stages"] = BELOW["training"] | {"training", "targets", "arguments"}
 BELOW["runs"] = BELOW["stages"] | {"stages"}
-BELOW["sweep"] = BELOW["runs"] | {"runs"}
+BELOW["sweep"] = BELOW["runs"] | {"runs", "memory"}
 BELOW["report"] = BELOW["export"] = BELOW["sweep"] | {"sweep"}
 BELOW["config"] = BELOW["sweep"] | {"sweep"}
 BELOW["train"] = BELOW["search"] = BELOW["config"] | {"config"}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
+from brsweep.memory import lack_of_memory_in_words
 from brsweep.runs.folder import CONFIG, RESULT, RunFolder
 from brsweep.runs.words import final_values, tags
 from brsweep.targets import TARGET, build
@@ -43,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m brsweep.sweep.sync", description="Give W&B what it lacks.")
     parser.add_argument("sweep", type=Path, nargs="+", help="a sweep's folder, runs/<sweep>, or one run's folder")
     try:
-        return max(sync(sweep, print) for sweep in parser.parse_args(arguments).sweep)
+        with lack_of_memory_in_words():
+            return max(sync(sweep, print) for sweep in parser.parse_args(arguments).sweep)
     except BrsweepError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
