@@ -9,7 +9,6 @@ which are then scaled up. A row of a Markdown table comes out.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import machine
+from brsweep.tracking.jsonl import read_epochs
 
 CIFAR = 50_000
 HEAD = "| run | float epoch | LSQ+BR(W+A) epoch | start and end | 100 of each |\n|---|---|---|---|---|"
@@ -41,7 +41,7 @@ def train(net: str, quant: str, images: int, epochs: int, typed: list[str]) -> t
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
         (metrics,) = Path(folder).glob("*/*/metrics.jsonl")
-        return [json.loads(line) for line in metrics.read_text().splitlines()], seconds
+        return read_epochs(metrics), seconds
 
 
 def row(name: str, records: list[dict], seconds: float, images: int) -> str:

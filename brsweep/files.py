@@ -72,4 +72,4 @@ def read_file(path: Path, at_most: int) -> bytes:
             raise OSError(errno.EINVAL, "Not a regular file")
         if about.st_size > at_most:
             raise OSError(errno.EFBIG, f"Larger than {at_most // 2**20} MiB")
-        return file.read(at_most)
+        return file.read(about.st_size)  # not `at_most`, for which room would be made

@@ -22,16 +22,17 @@ BELOW = {
     "kernels": {"errors"},
     "quant": {"errors", "kernels"},
     "regularizers": {"errors", "kernels", "quant"},
+    "memory": {"errors"},
     "files": set(),
     "secrets": set(),
-    "tracking": {"errors", "files", "secrets"},
+    "tracking": {"errors", "files", "secrets", "quant"},
     "models": {"errors"},
     "data": {"errors", "files", "torchvision_import"},
     "training": {"errors", "files", "secrets", "kernels", "quant", "regularizers", "tracking", "models", "data"},
 }
 BELOW["stages"] = BELOW["training"] | {"training", "targets", "arguments"}
 BELOW["runs"] = BELOW["stages"] | {"stages"}
-BELOW["sweep"] = BELOW["runs"] | {"runs"}
+BELOW["sweep"] = BELOW["runs"] | {"runs", "memory"}
 BELOW["report"] = BELOW["export"] = BELOW["sweep"] | {"sweep"}
 BELOW["config"] = BELOW["sweep"] | {"sweep"}
 BELOW["train"] = BELOW["search"] = BELOW["config"] | {"config"}

@@ -147,8 +147,10 @@ def test_a_quantizer_without_a_step_size_is_refused_by_bin_regularization_alone(
     answer = mine.train("quant=mine")
     assert answer.code == 1 and answer.err.count("\n") == 1 and not (mine.folder / "runs/default").exists()
     assert "Mine has no step size" in answer.err and "BinRegularization" in answer.err
-    answer = mine.train("quant=mine", "regularizer=none")
+    answer = mine.train("quant=mine", "regularizer=none", "logger=csv")
     assert answer.code == 0, answer.err
+    checked = shell(mine.folder, "runs/default", "--check", program=("-m", "brsweep.sweep"))
+    assert checked.code == 0 and "every file is whole" in checked.out, checked.out
 
 
 @pytest.mark.parametrize(

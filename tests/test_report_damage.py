@@ -29,6 +29,7 @@ from brsweep.report.typeset import to_latex, to_markdown
 from brsweep.runs.folder import RunFolder
 from brsweep.runs.status import DAMAGED
 from brsweep.runs.words import printable
+from brsweep.sweep.__main__ import main as status
 from brsweep.sweep.__main__ import table as status_table
 from brsweep.sweep.manifest import runs_of
 
@@ -89,7 +90,7 @@ def everything(sweep: Path, *, drawn: bool = False) -> dict[str, str]:
     told = notices(tables, twice)
     found = figures(tables) if drawn else []
     texts = (page("s", tables, found, told), to_csv(tables), to_markdown(tables, told), to_latex(tables))
-    for text in (*texts, status_table(runs_of(sweep)), compare(sweep / "a", sweep / "hit"), *told):
+    for text in (*texts, status_table(runs_of(sweep, told.append)), compare(sweep / "a", sweep / "hit"), *told):
         text.encode()
         assert "\x1b" not in text
     json.loads(texts[0].split('id="data">')[1].split("</script>")[0])
@@ -159,7 +160,7 @@ def test_no_value_in_any_place_of_a_file_is_more_than_a_line(sweep, file):
     content = read(folder)
     if file in ("config.yaml", "failure.json"):
         (folder / "result.json").unlink()
-    values = (*(VALUES if not file.endswith(".jsonl") else VALUES[:-1]), GONE)
+    values = (*VALUES, GONE)
     tried = damaged = 0
     for number, place in enumerate(at_every_place(content)):
         every = 1 if file == "failure.json" else 4 if len(place) < 2 else 11  # in turn, so that all values are met
@@ -200,10 +201,25 @@ def test_a_manifest_from_elsewhere(sweep):
     for place in at_every_place(content):
         for value in (*VALUES, GONE, ["seed=" + "9" * 5000], ["seed=\N{SUPERSCRIPT TWO}"], "../hit", "n\0", "x" * 300):
             path.write_text(json.dumps(changed(content, place, value)))
-            try:
-                everything(sweep)
-            except BrsweepError as error:
-                assert "sweep.json" in str(error) and "\n" not in str(error)
+            everything(sweep)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[" * 10**5, b"\xff\xfe{", b'{"version": 2, "runs": []}', "folder", "pipe"]
+)
+def test_a_manifest_that_cannot_be_read_is_one_warning_and_the_folders_are_reported(sweep, content, capsys):
+    path = sweep / "sweep.json"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.mkdir() if content == "folder" else os.mkfifo(path)
+    assert sorted(everything(sweep)) == ["a", "b", "hit"]
+    runs, told = read_sweeps([sweep])
+    assert len(runs) == 3 and len(told) == 1 and told[0].startswith(f"{path}: ")
+    assert told[0].endswith("; only runs that have a folder are shown")
+    status([str(sweep)])
+    said = capsys.readouterr()
+    assert said.err == f"warning: {told[0]}\n" and "3 runs: 3 finished" in said.out
 
 
 # --- what lies elsewhere ---------------------------------------------------------------------------------------------
@@ -259,7 +275,7 @@ def test_a_pipe_is_not_waited_for(sweep, name):
     (folder / "result.json").unlink()
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
-    status_table(runs_of(sweep))
+    status_table(runs_of(sweep, pytest.fail))
     for run in read_sweeps([sweep])[0]:
         run.log_end()
 
@@ -300,7 +316,7 @@ def test_status_and_report_print_no_character_that_acts(tmp_path, text):
     folder = write_run(tmp_path / "s", {"seed": 2}, name=name, state="stopped")
     RunFolder(folder).write_failure(f"cause {text}", "console.log")
     (folder / "failure.json").write_text(json.dumps({"cause": f"cause {text}", "log": "console.log"}))
-    lines = status_table(runs_of(tmp_path / "s")).splitlines()
+    lines = status_table(runs_of(tmp_path / "s", pytest.fail)).splitlines()
     assert len(lines) == 4 and text not in "".join(lines) and printable(name) in lines[2]
     tables = [judge(cohort) for cohort in cohorts(read_sweeps([tmp_path / "s"])[0])]
     assert text not in to_markdown(tables, notices(tables, [])).replace("\n", "" if text != "a\nb" else "\n")

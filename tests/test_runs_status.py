@@ -24,7 +24,7 @@ def planned(*names: str) -> list[dict]:
 def begin(path: Path, epochs: int, time_s: float = 2.0) -> Path:
     path.mkdir(parents=True)
     (path / "config.yaml").write_text(json.dumps(CONFIG))  # JSON is YAML
-    records = [{"epoch": i + 1, "val_accuracy": i / 10, "time_s": time_s} for i in range(epochs)]
+    records = [{"stage": "br", "epoch": i + 1, "val_accuracy": i / 10, "time_s": time_s} for i in range(epochs)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
 
@@ -40,7 +40,7 @@ def test_each_state_is_told_apart(tmp_path):
     begin(tmp_path / "c", 2)
     running = begin(tmp_path / "e", 4)
     with os_lock(running / ".lock"):
-        runs = {run.name: run for run in runs_of(tmp_path)}
+        runs = {run.name: run for run in runs_of(tmp_path, pytest.fail)}
     assert list(runs) == ["a", "b", "c", "d", "e"]
     assert {n: r.state for n, r in runs.items()} == {
         "a": "finished", "b": "failed", "c": "stopped", "d": "missing", "e": "running",
@@ -50,7 +50,7 @@ def test_each_state_is_told_apart(tmp_path):
     assert [r.accuracy for r in runs.values()] == [0.75, 0.2, 0.1, None, pytest.approx(0.3)]
     assert [r.time_left_s for r in runs.values()] == [None, None, None, None, 4.0]
     assert runs["d"].overrides == ("x=d",)
-    assert runs_of(tmp_path)[4].state == "stopped", "the lock is gone with its holder"
+    assert runs_of(tmp_path, pytest.fail)[4].state == "stopped", "the lock is gone with its holder"
 
 
 def test_a_run_that_begins_again_has_no_failure(tmp_path):
@@ -58,20 +58,20 @@ def test_a_run_that_begins_again_has_no_failure(tmp_path):
     folder.write_failure("once", "console.log")
     folder.forget_failure()
     folder.forget_failure()
-    assert runs_of(tmp_path)[0].state == "stopped"
+    assert runs_of(tmp_path, pytest.fail)[0].state == "stopped"
 
 
 @pytest.mark.parametrize("end", [b'{"epoch": 3, "val_acc', b"\xff\xfe", b"[1]\n", b"\n\n"])
 def test_a_line_that_is_being_written_does_not_count(tmp_path, end):
     path = begin(tmp_path / "a", 2) / "metrics.jsonl"
     path.write_bytes(path.read_bytes() + end)
-    assert runs_of(tmp_path)[0].done == 2
+    assert runs_of(tmp_path, pytest.fail)[0].done == 2
 
 
 def test_a_damaged_result_is_said(tmp_path):
     path = begin(tmp_path / "a", 6)
     (path / "result.json").write_text('{"status": "finish')
-    (run,) = runs_of(tmp_path)
+    (run,) = runs_of(tmp_path, pytest.fail)
     assert run.state == "damaged" and "result.json" in run.cause
 
 
@@ -90,9 +90,9 @@ def test_a_status_look_does_not_keep_a_run_from_starting(tmp_path):
 
 def test_what_is_no_sweep_is_named(tmp_path):
     with pytest.raises(BrsweepError, match="nowhere: no such folder"):
-        runs_of(tmp_path / "nowhere")
+        runs_of(tmp_path / "nowhere", pytest.fail)
     with pytest.raises(BrsweepError, match="holds no run"):
-        runs_of(tmp_path)
+        runs_of(tmp_path, pytest.fail)
 
 
 def test_a_larger_grid_adds_its_runs_and_keeps_the_order(tmp_path):

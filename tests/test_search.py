@@ -70,7 +70,7 @@ def test_float_and_warm_up_are_trained_once(done):
 
 def test_a_pruned_run_says_so_and_is_no_failure(done):
     sweep = done[0] / "lambdas"
-    states, trials = {run.name: run for run in runs_of(sweep)}, table(sweep)
+    states, trials = {run.name: run for run in runs_of(sweep, pytest.fail)}, table(sweep)
     finished = [trial["epochs"][0][1] for trial in trials if trial["state"] == "COMPLETE"]
     pruned = [trial for trial in trials if trial["state"] == "PRUNED"]
     assert len(states) == 4 and len(pruned) == 2
@@ -148,7 +148,7 @@ def test_a_point_that_diverges_fails_with_its_cause_and_the_search_goes_on(tmp_p
         small_searches.search(*space, tmp_path=tmp_path)
     (trial,) = table(tmp_path / "lambdas")
     assert "not a number" in trial["about"]["failed"]
-    (run,) = runs_of(tmp_path / "lambdas")
+    (run,) = runs_of(tmp_path / "lambdas", pytest.fail)
     assert (run.state, run.cause) == ("failed", trial["about"]["failed"])
     assert f"trial 1/1: failed: {run.cause}" in capsys.readouterr().out
 

@@ -141,6 +141,17 @@ def test_a_lock_dies_with_its_process(tmp_path):
         pass
 
 
+def test_a_lock_whose_file_its_holder_removes_is_still_held_by_one_alone(tmp_path):
+    with holder(tmp_path / "lock") as other:
+
+        def waiting() -> None:
+            (tmp_path / "lock").unlink()
+            other.stdin.close()
+
+        with os_lock(tmp_path / "lock", waiting), pytest.raises(BlockingIOError), os_lock(tmp_path / "lock"):
+            pytest.fail("two hold one lock")
+
+
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     store = Store(tmp_path / "file" / "store")

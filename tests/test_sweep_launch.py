@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 from commands import ROOT, shell
 from small_runs import outcome
 
@@ -24,7 +25,7 @@ RECIPE = (
     "schedule.warmup_epochs=1", "schedule.qat_epochs=3", "sweep_name=s",
 )  # fmt: skip
 GRID = ("quant=w2a2,w4a4", "reg.lambda_act=0,1,10", "seed=1,2")
-KILLS = int(os.environ.get("BRSWEEP_CHAOS_KILLS", "6"))
+KILLS, SEED = (int(os.environ.get(f"BRSWEEP_CHAOS_{name}", usual)) for name, usual in (("KILLS", 6), ("SEED", 0)))
 
 
 def outcomes(folder: Path) -> dict[str, dict]:
@@ -36,12 +37,17 @@ def runs(folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The grid in one process, one run after the other."""
+def alone(tmp_path_factory):
+    """Where the grid was trained in one process, one run after the other."""
     folder = tmp_path_factory.mktemp("undisturbed")
     answer = shell(folder, "--multirun", *RECIPE, *GRID, "hydra.launcher.in_process=true")
     assert answer.code == 0, answer.err
-    found = outcomes(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(alone):
+    found = outcomes(alone)
     assert len(found) == 12
     return found
 
@@ -163,9 +169,9 @@ def children(pid: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the workers in /proc")
-def test_kills_at_random_moments_change_nothing(undisturbed, tmp_path):
+def test_kills_at_random_moments_change_nothing(alone, undisturbed, tmp_path):
     """kill -9 of a worker, of the launcher, or of both, until there were KILLS; then the command to its end."""
-    chance, kills, launches = random.Random(0), 0, 0
+    chance, kills, launches = random.Random(SEED), 0, 0
     while True:
         launcher, launches = launch(tmp_path), launches + 1
         assert launches < 20 * KILLS + 20
@@ -186,6 +192,38 @@ def test_kills_at_random_moments_change_nothing(undisturbed, tmp_path):
     print(f"{kills} kills, {launches} launches")
     assert kills >= KILLS or launches > 1
     assert outcomes(tmp_path) == undisturbed
+    assert stored(tmp_path) == stored(alone)
+    assert leavings(tmp_path) == [] and orphans(tmp_path) == []
+
+
+def stored(folder: Path) -> dict[str, object]:
+    """What each entry of the store holds, without times."""
+    entries = [path for path in (folder / "runs/store").iterdir() if path.is_dir() and path.name != "locks"]
+    return {path.name: plain(torch.load(path / "state.pt", weights_only=True)) for path in entries}
+
+
+def plain(value: object) -> object:
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if key not in ("time_s", "trained_by")}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def leavings(folder: Path) -> list[str]:
+    """What a kill may leave and a finished sweep does not hold."""
+    wrong = ("*.part", "*.tmp", "*.damaged", ".before", "failure.json", "checkpoint.pt")
+    return sorted(str(path.relative_to(folder)) for name in wrong for path in (folder / "runs").rglob(name))
+
+
+def orphans(folder: Path) -> list[int]:
+    """Processes that still work in the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cwd").resolve() == folder.resolve():
+                found.append(int(process.name))
+    return found
 
 
 def kill(pid: int) -> None:

@@ -86,6 +86,33 @@ def test_a_worker_that_ends_badly_after_its_result_has_finished(tmp_path, end):
     assert not (tasks[0].folder.path / "failure.json").exists()
 
 
+DIES = {
+    "exit code 3, without a result": "import os; os._exit(3)",
+    "killed by SIGKILL (out of memory, where nobody sent it)": "import os; os.kill(os.getpid(), 9)",
+    "exit code 1, without a result (ModuleNotFoundError: No module named 'nowhere')": "import nowhere",
+    "no CUDA device here": "import sys; sys.exit('error: no CUDA device here')",
+}
+
+
+@pytest.mark.parametrize("cause", DIES)
+@pytest.mark.parametrize("size", [10, 10**6])  # less and more than a pipe holds
+def test_a_worker_that_dies_before_it_reads_its_task_is_reported_with_its_cause(tmp_path, monkeypatch, cause, size):
+    monkeypatch.setattr(local, "PROGRAM", (sys.executable, "-c", DIES[cause]))
+    one = task(tmp_path, "a")
+    one.config["padding"] = "x" * size
+    one.folder.path.mkdir(parents=True)
+    (one.folder.path / "worker.log").write_text("ValueError: of an earlier try\n")
+    [outcome] = LocalEngine().run([one])
+    assert (outcome.status, outcome.cause, outcome.log) == ("failed", cause, one.folder.path / "worker.log")
+    assert one.folder.failure() == {"cause": cause, "log": "worker.log"}
+
+
+def test_a_worker_whose_launcher_is_gone_before_it_sent_the_task_ends_without_a_word():
+    program = (sys.executable, "-m", "brsweep.sweep.local")
+    done = subprocess.run(program, input=b'{"config": ', capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (local.ORPHANED, b"", b"")
+
+
 def test_what_waits_for_a_failed_stage_is_cancelled_and_the_rest_goes_on(tmp_path):
     tasks = [
         task(tmp_path, "f", shared=("finish",)), task(tmp_path, "w", "f", shared=("signal 9",)),

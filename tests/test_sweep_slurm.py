@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from commands import TINY, call
+from commands import ROOT, TINY, call
 from fake_slurm import FakeSlurm
 
 from brsweep.errors import BrsweepError
 from brsweep.stages.preflight import check_parts
 from brsweep.sweep.plan import SweepPlan
-from brsweep.sweep.slurm import cluster
+from brsweep.sweep.slurm import cluster, jobs
 from brsweep.sweep.slurm.cluster import Request
 from brsweep.sweep.slurm.engine import SlurmEngine
-from brsweep.sweep.slurm.jobs import JobArray, check_installed, job_arrays, read_jobs, split, submit
+from brsweep.sweep.slurm.jobs import JobArray, TaskCall, check_installed, job_arrays, read_jobs, split, submit
 from brsweep.sweep.tree import Task
 
 PLAIN = Request(
@@ -48,8 +49,8 @@ def tree(root: Path = Path("runs")) -> list[Task]:
     ]  # fmt: skip
 
 
-def plan(tasks: list[Task], root: Path) -> SweepPlan:
-    return SweepPlan(root / "s", [], [], [], {}, tasks)
+def plan(tasks: list[Task], root: Path, outdated: tuple[str, ...] = ()) -> SweepPlan:
+    return SweepPlan(root / "s", [], [], [], {}, tasks, outdated=frozenset(outdated))
 
 
 def finish(task: Task) -> None:
@@ -140,20 +141,20 @@ STEM, CHILD = "stages/float-f", "run"
     ],
 )
 def test_what_is_queued_is_not_submitted_again(known, done, queued, needed):
-    jobs = {job_id: cluster.JobState(state, "None", "brsweep-s") for job_id, state in known.items()}
-    found = split([task(STEM), task(CHILD, STEM)], {STEM: "1", CHILD: "2"}, jobs, lambda t: t.name in done)
+    states = {job_id: cluster.JobState(state, "None", "brsweep-s") for job_id, state in known.items()}
+    found = split([task(STEM), task(CHILD, STEM)], {STEM: "1", CHILD: "2"}, states, lambda t: t.name in done)
     assert [[t.name for t in tasks] for tasks in found] == [queued, needed]
 
 
 def test_a_job_whose_dependency_can_never_be_met_counts_as_gone():
-    jobs = {"2": cluster.JobState("PENDING", "DependencyNeverSatisfied", "brsweep-s")}
-    assert [t.name for t in split([task(CHILD)], {CHILD: "2"}, jobs, lambda t: False)[1]] == [CHILD]
+    states = {"2": cluster.JobState("PENDING", "DependencyNeverSatisfied", "brsweep-s")}
+    assert [t.name for t in split([task(CHILD)], {CHILD: "2"}, states, lambda t: False)[1]] == [CHILD]
 
 
 def test_arrays_wait_for_the_element_that_is_their_parent(slurm, tmp_path):
     tasks, lines = tree(tmp_path), []
-    jobs = submit(plan(tasks, tmp_path), PLAIN, 100, lines.append)
-    assert jobs == read_jobs(tmp_path / "s") == {
+    submitted = submit(plan(tasks, tmp_path), PLAIN, 100, lines.append)
+    assert submitted == read_jobs(tmp_path / "s") == {
         "stages/float-f": "1_0", "alone": "1_1", "stages/warmup-l": "2_0", "stages/warmup-r": "2_1",
         "l0": "3_0", "l1": "3_1", "l2": "3_2", "r0": "4_0", "r1": "4_1",
     }  # fmt: skip
@@ -173,11 +174,11 @@ def test_a_second_launch_attaches_and_submits_the_rest(slurm, tmp_path):
     finish(tasks[-1])
     slurm.queue({"1_0": "COMPLETED", "1_1": "COMPLETED", "2_0": "RUNNING", "2_1": "FAILED", "3_0": "PENDING",
                  "3_1": "PENDING", "4_0": "PENDING", "4_1": "CANCELLED"})  # fmt: skip
-    jobs = submit(plan(tasks[1:], tmp_path), PLAIN, 100, lines.append)  # the float stage is in the store
+    submitted = submit(plan(tasks[1:], tmp_path), PLAIN, 100, lines.append)  # the float stage is in the store
     assert lines[0] == "attached to jobs in the queue: 3"
     assert slurm.told("dependency")[4:] == ["afterok:2_0", None, "afterok:6"]
     assert (slurm.folder / "cancelled").read_text() == "4_0\n"
-    assert {name: jobs[name] for name in ("l0", "l2", "stages/warmup-r", "r0", "r1")} == {
+    assert {name: submitted[name] for name in ("l0", "l2", "stages/warmup-r", "r0", "r1")} == {
         "l0": "3_0", "l2": "5", "stages/warmup-r": "6", "r0": "7_0", "r1": "7_1",
     }  # fmt: skip
 
@@ -225,12 +226,12 @@ def watch(tasks: list[Task], root: Path, *tables: object) -> list[str]:
             seen = step
         return {f"job-{name}": cluster.JobState(state, "None", "brsweep-s") for name, state in seen.items()}
 
-    jobs = {task.name: f"job-{task.name}" for task in tasks}
+    submitted = {task.name: f"job-{task.name}" for task in tasks}
     engine = SlurmEngine(PLAIN, None, poll_s=0.0, wait=True)
     engine.screen = screen
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("brsweep.sweep.slurm.engine.own_jobs", look)
-        engine.follow(root / "s", tasks, jobs)
+        engine.follow(root / "s", tasks, submitted)
     return screen.lines
 
 
@@ -302,49 +303,75 @@ def test_the_queue_as_squeue_prints_it(slurm):
     assert cluster.squeue() == {"12_0": ("PENDING", "Dependency", "a|b"), "13": ("RUNNING", "None", "c")}
 
 
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_the_names_of_jobs_are_text_whatever_the_locale(slurm, locale):
+    """A sweep whose name has an umlaut finds its jobs, where Python would take the queue for ASCII."""
+    (slurm.folder / "queue").write_text("12|RUNNING|None|brsweep-gr\u00fcn\n", encoding="utf-8")
+    program = "from pathlib import Path; from brsweep.sweep.slurm.jobs import own_jobs\n"
+    program += "print([*own_jobs(Path('gr\\xfcn'))])"
+    env = {"PATH": f"{slurm.folder}:/usr/bin:/bin", "PYTHONPATH": str(ROOT), "LC_ALL": locale}
+    env |= {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, encoding="utf-8", timeout=60)
+    assert (done.stdout, done.stderr) == ("['12']\n", "")
+
+
 # --- on the node -----------------------------------------------------------------------------------------------------
 
 
 def test_a_job_notes_its_node_and_no_secret(tmp_path, monkeypatch):
-    from brsweep.sweep.slurm import jobs
-
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_JWT", "secret-1")
     monkeypatch.setenv("WANDB_API_KEY", "secret-2")
-    done = []
+    done, one = [], task("a", None, tmp_path)
     monkeypatch.setattr(jobs, "work", done.append)
-    jobs.TaskCall({"config": {}, "upto": None}, tmp_path)()
-    text = (tmp_path / "environment.json").read_text()
+    TaskCall(one)()
+    text = (one.folder.path / "environment.json").read_text()
     noted = json.loads(text)
     assert noted["variables"]["SLURM_JOB_ID"] == "7" and "secret" not in text
     assert set(noted["versions"]) == {"python", "cuda", "torch", "numpy", "numba", "submitit"}
-    assert done == [{"config": {}, "upto": None}]
+    assert done == [{"config": one.config, "upto": None}]
 
 
 def test_a_job_that_fails_before_it_trains_leaves_its_cause(tmp_path, monkeypatch):
-    from brsweep.runs.folder import RunFolder
-    from brsweep.sweep.slurm import jobs
-
     def refuse(task):
         raise BrsweepError("device=cuda: torch finds no CUDA device on this machine; take device=cpu or auto")
 
     for name, value in {"JOB_ID": "7", "PROCID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    monkeypatch.setenv("SUBMITIT_FOLDER", str(tmp_path / "slurm"))
+    monkeypatch.setenv("SUBMITIT_FOLDER", str(tmp_path / "s" / "slurm"))
     monkeypatch.setattr(jobs, "work", refuse)
+    one = task("a", None, tmp_path)
     with pytest.raises(BrsweepError):
-        jobs.TaskCall({}, tmp_path / "run")()
-    assert RunFolder(tmp_path / "run").failure() == {
+        TaskCall(one)()
+    assert one.folder.failure() == {
         "cause": "device=cuda: torch finds no CUDA device on this machine; take device=cpu or auto",
         "log": "../slurm/7_0_log.out",
     }
 
 
-def test_a_requeued_job_does_the_same_task():
-    from brsweep.sweep.slurm.jobs import TaskCall
+@pytest.mark.parametrize("when", ["before it began", "before it failed"])
+def test_a_job_whose_run_is_finished_says_so_and_ends_well(when, monkeypatch, capfd, tmp_path):
+    """By another job or by hand before it came to run; or by itself, before something behind the result broke."""
+    one, worked = task("a", None, tmp_path), []
 
-    one = TaskCall({"config": {"seed": 1}, "upto": None}, Path("runs/s/a"))
+    def work(given):
+        worked.append(given)
+        finish(one)
+        raise RuntimeError("behind the result")
+
+    monkeypatch.setattr(jobs, "work", work)
+    if when == "before it began":
+        finish(one)
+    TaskCall(one)()
+    said = capfd.readouterr()
+    assert f"finished {'already' if when == 'before it began' else 'all the same'}: {one.folder.path}\n" in said.out
+    assert ("behind the result" in said.err) == bool(worked) == (when == "before it failed")
+    assert one.folder.failure() is None
+
+
+def test_a_requeued_job_does_the_same_task():
+    one = TaskCall(task("a"))
     assert one.checkpoint().function is one
 
 
@@ -378,6 +405,53 @@ def test_what_sbatch_refuses(slurm, tmp_path, capfd):
     line = "sbatch: error: invalid partition specified: gpuu sbatch: error: it failed"
     assert str(raised.value) == f"{line} (what was submitted before goes on; the same command submits the rest)"
     assert capfd.readouterr().err == "" and read_jobs(tmp_path / "s") == {}
+    assert not (tmp_path / "s").exists(), "no pickled task, no lock, no folder of it is left"
+
+
+def test_a_refused_launch_takes_nothing_away(slurm, tmp_path):
+    """The runs are to be trained again, but nobody does: results, and the cause of a failure, are as they were."""
+    tasks, begun = [task(name, None, tmp_path) for name in ("a", "b", "c")], []
+    for one in tasks[:2]:
+        finish(one)
+        (one.folder.path / "metrics.jsonl").write_text("{}\n")
+        (one.folder.path / "checkpoints").mkdir()
+        (one.folder.path / "checkpoints" / "last.pt").write_text("weights")
+    tasks[2].folder.write_failure("the loss is not finite", "console.log")
+    (tasks[2].folder.path / "metrics.jsonl").write_text("{}\n")
+    before = files(tmp_path / "s")
+    (slurm.folder / "refuse").write_text("sbatch: error: no such partition\n")
+    again = plan(tasks, tmp_path, outdated=("a", "b"))
+    with pytest.raises(BrsweepError, match="no such partition"):
+        submit(again, PLAIN, 9, print, accepted=lambda: begun.append("manifest"))
+    assert files(tmp_path / "s") == before and begun == []
+    (slurm.folder / "refuse").unlink()
+    accepted = submit(again, PLAIN, 9, print, accepted=lambda: begun.append("manifest"))
+    assert accepted == {"a": "1_0", "b": "1_1", "c": "1_2"} and begun == ["manifest"]
+    left = {path: text for path, text in files(tmp_path / "s").items() if not path.startswith("slurm")}
+    assert left == {"c/metrics.jsonl": b"{}\n"}, "the broken run goes on, the finished ones begin anew"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file but the locks, by its path in the folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (".lock", ".slurm.lock")
+    }
+
+
+def test_what_was_submitted_before_a_refusal_stays(slurm, tmp_path):
+    """The site's limit cuts the tasks into two arrays, and the second one is refused."""
+    script = (slurm.folder / "sbatch").read_text()
+    (slurm.folder / "sbatch").write_text(script.replace("test -e refuse", "test -e refuse -a -e script-1"))
+    (slurm.folder / "refuse").write_text("sbatch: error: too many jobs\n")
+    tasks, begun = [task(f"r{i}", None, tmp_path) for i in range(5)], []
+    with pytest.raises(BrsweepError, match="too many jobs"):
+        submit(plan(tasks, tmp_path), PLAIN, None, print, accepted=lambda: begun.append("manifest"))
+    assert read_jobs(tmp_path / "s") == {f"r{i}": f"1_{i}" for i in range(4)} and begun == ["manifest"]
+    kept = sorted(path.name for path in (tmp_path / "s" / "slurm").iterdir() if not path.is_symlink())
+    assert kept == ["1_0_submitted.pkl", "1_1_submitted.pkl", "1_2_submitted.pkl", "1_3_submitted.pkl",
+                    "1_submission.sh"]  # fmt: skip
 
 
 def test_a_controller_that_does_not_answer_stops_the_launch(slurm, tmp_path):
@@ -387,10 +461,16 @@ def test_a_controller_that_does_not_answer_stops_the_launch(slurm, tmp_path):
     assert slurm.submitted() == []
 
 
-@pytest.mark.parametrize("text", ["{", '{"version": 2, "jobs": {}}', '{"version": 1}', "[]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{", '{"version": 2, "jobs": {}}', '{"version": 1}', "[]", '{"version": 1, "jobs": {"a": 3}}',
+        '{"version": 1, "jobs": ["ab"]}', '{"version": 1, "jobs": {"a": ["1"]}}', "[" * 99999, "\udcff",
+    ],
+)  # fmt: skip
 def test_a_damaged_record_submits_nothing(text, slurm, tmp_path):
     (tmp_path / "s").mkdir()
-    (tmp_path / "s" / "slurm.json").write_text(text)
+    (tmp_path / "s" / "slurm.json").write_text(text, errors="surrogateescape")
     with pytest.raises(BrsweepError, match=r"slurm\.json: damaged; end the sweep's jobs \(scancel --name=brsweep-s\)"):
         submit(plan([task("a", None, tmp_path)], tmp_path), PLAIN, 9, print)
     assert slurm.submitted() == []
@@ -430,6 +510,15 @@ def test_to_stop_waiting_leaves_the_jobs(slurm, monkeypatch, capsys, tmp_path):
     assert answer.code == 130 and "detached: the jobs go on" in answer.out
     assert "scancel --name=brsweep-s ends them" in answer.out
     assert not (slurm.folder / "cancelled").exists()
+
+
+def test_a_refused_launch_leaves_no_trace(slurm, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (slurm.folder / "refuse").write_text("sbatch: error: invalid partition specified: gpuu\n")
+    answer = call(monkeypatch, capsys, *SWEEP, "hydra/launcher=slurm", "hydra.launcher.partition=gpuu")
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert answer.err.startswith("error: sbatch: error: invalid partition specified: gpuu")
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
 def test_a_dry_run_needs_no_slurm(monkeypatch, capsys, tmp_path):

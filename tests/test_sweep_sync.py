@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from brsweep.errors import BrsweepError
 from brsweep.runs.folder import RunFolder
 from brsweep.sweep import sync as module
 from brsweep.sweep.sync import Unreachable, main, sync
+from brsweep.tracking import snapshots
+from brsweep.tracking.weights_and_biases import WeightsAndBiases
 
 LOGGER = {
     "_target_": module.WANDB, "project": "p", "entity": None, "job_type": "train", "init_timeout_s": 5.0,
@@ -102,6 +106,95 @@ def test_a_silent_server_stops_everything_and_leaves_the_runs_as_they_were(serve
         said_by(tmp_path / "lambda")
     assert len(wandb.inits) == 1
     assert not list(tmp_path.rglob("wandb.json"))
+
+
+class Doing(WeightsAndBiases):
+    """Does `deed` in the method `at`, in place of what it is for."""
+
+    at, deed = "", None
+
+    def __getattribute__(self, name):
+        if name != type(self).at:
+            return super().__getattribute__(name)
+        return lambda *given: type(self).deed()
+
+
+def made(at, deed, limit_s):
+    def make(*given, **named):
+        if at == "__init__":
+            deed()
+        tracker = type("Doing", (Doing,), {"at": at, "deed": staticmethod(deed)})(*given[2:], **given[1], **named)
+        tracker.open_timeout_s = tracker.timeout_s = tracker.finish_timeout_s = limit_s
+        return tracker
+
+    return lambda kind, node, **named: make(kind, {k: v for k, v in node.items() if k != "_target_"}, **named)
+
+
+def fail():
+    raise RuntimeError("no\n  words")
+
+
+DEEDS = {
+    "an error": (fail, "RuntimeError: no words"),
+    "an exit": (lambda: sys.exit(3), "SystemExit: 3"),
+    "a hang": (lambda: threading.Event().wait(), "no answer within 1 s"),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("at", ["__init__", "replay", "log", "stage_ended", "summarise", "finish"])
+def test_whatever_the_tracker_does_is_a_line_and_the_same_command_goes_on(server, tmp_path, monkeypatch, at, deed):
+    limit_s = 1 if deed == "a hang" else 60
+    monkeypatch.setattr("brsweep.tracking.tracker.CONSTRUCTOR_TIMEOUT_S", limit_s)
+    sweep = tmp_path / "lambda"
+    for name in "ab":
+        make(sweep / name, config=CONFIG | {"logger": LOGGER | {"media": False}})
+        (sweep / name / "snapshots").mkdir()
+        snapshots.write(sweep / name, "float-end", {"confusion": [[1]]})  # its last row waits for no picture
+    server(StandIn())
+    act, why = DEEDS[deed]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "build", made(at, act, limit_s))
+        if at in ("replay", "log", "stage_ended"):
+            with pytest.raises(Unreachable) as raised:
+                said_by(sweep)
+            assert str(raised.value) == f"W&B can't be reached or refuses ({why}); the same command goes on"
+        else:
+            code, said = said_by(sweep)
+            what = "its logger can't be made" if at == "__init__" else "W&B has not taken it all"
+            assert code == 1 and said[-1] == f"{sweep}: 2 failed"
+            assert [(what in line and why in line) for line in said] == [True, True, False]
+            assert "\n" not in "".join(said)
+    wandb = server(StandIn())
+    assert said_by(sweep)[0] == 0 and sent(wandb) == [1, 2, 1, 2]
+
+
+def test_a_session_that_does_not_end_in_time_has_not_taken_it_all(server, tmp_path):
+    config = CONFIG | {"logger": LOGGER | {"finish_timeout_s": 0.1}}
+    sweep = make(tmp_path / "lambda" / "run", config=config).parent
+    server(StandIn(finish_s=5))
+    code, said = said_by(sweep)
+    assert code == 1 and "W&B is not done after 0.1 s and is left behind" in said[0]
+    assert said[1:] == ["run: W&B has not taken it all; the same command goes on", f"{sweep}: 1 failed"]
+
+
+def test_a_service_that_does_not_start_is_one_line(server, tmp_path, capsys):
+    stand_in = server(StandIn())
+    stand_in.setup = lambda settings: fail()
+    make(tmp_path / "run")
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "error: W&B can't be started here (RuntimeError: no words)\n"
+
+
+@pytest.mark.parametrize("key", ["sweep_name", "quant", "reg", "schedule"])
+def test_a_configuration_from_elsewhere_is_named_and_the_others_are_done(server, tmp_path, key):
+    make(tmp_path / "s" / "a", config={k: v for k, v in CONFIG.items() if k != key})
+    make(tmp_path / "s" / "b", config=CONFIG | {key: ["x"]})
+    make(tmp_path / "s" / "c")
+    server(StandIn())
+    code, said = said_by(tmp_path / "s")
+    assert (code, said[-1][-21:]) == (1, "2 failed, 1 completed") or key == "sweep_name"
+    assert "config.yaml: not a configuration that this brsweep knows" in said[0]
 
 
 def test_runs_that_have_nothing_for_wandb_are_counted_and_left_alone(server, tmp_path):

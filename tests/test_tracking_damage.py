@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from brsweep.errors import BrsweepError
 from brsweep.tracking import jsonl, snapshots
 from brsweep.tracking.layer_means import layer_means, with_layer_means
+from brsweep.tracking.pictures import occupancy
 from brsweep.tracking.snapshots import Histogram, layers, snapshot
 
 EPOCHS = [{"stage": stage, "epoch": n, "lr": 0.1, "val_accuracy": None} for stage in ("float", "br") for n in (1, 2)]
@@ -140,6 +141,7 @@ def test_what_is_no_readable_file_is_named(tmp_path, name, place, monkeypatch):
 HUGE = [
     "1e999",
     "-1e400",
+    "1e308",
     "9" * 400,
     "9" * 9999,
     "NaN",
@@ -170,6 +172,38 @@ def test_an_epochs_record_has_its_stage_and_its_epoch(tmp_path, value):
         assert "line 1: not the record of an epoch" in refused(read_all, tmp_path, path)
     path = write(tmp_path, "metrics.jsonl", b'{"lr":1}\n')
     refused(read_all, tmp_path, path)
+
+
+@pytest.mark.parametrize("value", ["0.5", [0.5], []], ids=repr)
+def test_an_epochs_other_values_are_numbers_truth_values_or_null(tmp_path, value):
+    path = write(tmp_path, "metrics.jsonl", (json.dumps({**EPOCHS[0], "lr": value}) + "\n").encode())
+    assert "line 1: not the record of an epoch" in refused(read_all, tmp_path, path)
+    assert jsonl.read_epochs(path, skip_damaged=True) == []
+
+
+def without_step_size(line):
+    """The same, of a net whose quantizers have no step size."""
+    sites = len(line["site"])
+    known = {"stage", "epoch", "site", "kind", "bits", "low"}
+    return {key: column if key in known else [None] * sites for key, column in line.items()}
+
+
+def test_layers_without_a_step_size_are_read_and_have_no_means_of_levels(tmp_path):
+    line = without_step_size(LAYERS)
+    write(tmp_path, "layers.jsonl", (json.dumps(line) + "\n").encode())
+    assert layers(tmp_path) == [line] and layer_means(line) == {}
+    mixed = {**LAYERS, "occupancy": [*LAYERS["occupancy"][:-1], None]}
+    write(tmp_path, "layers.jsonl", (json.dumps(mixed) + "\n").encode())
+    assert layers(tmp_path) == [mixed]
+    assert layer_means(mixed)["empty_bins_act"] == 3 == layer_means(LAYERS)["empty_bins_act"] - 2
+    assert [text.get_text() for text in occupancy(mixed).axes[1].get_yticklabels()] == ["relu_a"]
+
+
+@pytest.mark.parametrize("shares", [[], [0.5] * 3, [0.5] * 5, ["0.5"] * 4, [None] * 4], ids=str)
+def test_occupancy_has_a_number_for_each_bin(tmp_path, shares):
+    line = {**LAYERS, "occupancy": [*LAYERS["occupancy"][:-1], shares]}
+    path = write(tmp_path, "layers.jsonl", (json.dumps(line) + "\n").encode())
+    assert "line 1: not an epoch's arrays per layer" in refused(layers, tmp_path, path)
 
 
 @pytest.mark.parametrize("key", list(LAYERS))

@@ -32,6 +32,7 @@ from brsweep.config.compose import CONF_DIR
 from brsweep.config.hydra_keys import check_hydra, check_typed
 from brsweep.config.messages import known_keys, one_line, read_overrides
 from brsweep.errors import BrsweepError
+from brsweep.memory import check_address_space, lack_of_memory_in_words
 from brsweep.secrets import masked
 
 OPEN = ("hydra.sweeper.params", "hydra.launcher.additional_parameters")
@@ -44,11 +45,12 @@ def run_command(task: Callable[..., Any], config_name: str, sweeps: bool = True)
     sweeps: whether --multirun means something to it."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed by Hydra
     try:
-        flags = read_flags(sys.argv[1:])
-        if flags.shell_completion:
-            task()
-        else:
-            _compose_and_do(task, flags, flags.config_name or config_name, sweeps)
+        with lack_of_memory_in_words():
+            flags = read_flags(sys.argv[1:])
+            if flags.shell_completion:
+                task()
+            else:
+                _compose_and_do(task, flags, flags.config_name or config_name, sweeps)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrsweepError as error:
@@ -118,6 +120,7 @@ def _compose_and_do(task: Callable[..., Any], flags: Namespace, config_name: str
         if any(getattr(flags, flag) for flag in ASKED):
             GlobalHydra.instance().clear()
             return task()
+        check_address_space()
         cfg.hydra.mode = RunMode.MULTIRUN if flags.multirun else cfg.hydra.mode or RunMode.RUN
         HydraConfig.instance().set_config(cfg)
         if cfg.hydra.mode == RunMode.MULTIRUN:

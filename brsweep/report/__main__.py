@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from brsweep.errors import BrsweepError
+from brsweep.memory import lack_of_memory_in_words
 from brsweep.runs.words import printable
 
 
@@ -16,15 +17,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0, or 1 with a line for what the user can mend."""
     options = _parser().parse_args(arguments)
     try:
-        if options.compare:
-            from brsweep.report.compare import compare
+        with lack_of_memory_in_words():
+            if options.compare:
+                from brsweep.report.compare import compare
 
-            print(compare(*options.compare))
-            return 0
-        from brsweep.report.write import write_report
+                print(compare(*options.compare))
+                return 0
+            from brsweep.report.write import write_report
 
-        out = options.out or default_place(options.sweeps)
-        path = write_report(options.sweeps, out)
+            out = options.out or default_place(options.sweeps)
+            path = write_report(options.sweeps, out)
     except BrsweepError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
-from brsweep.quant.grid import Grid
 from brsweep.runs import words
-from brsweep.runs.folder import CONFIG, LAYERS, METRICS, RESULT, RunFolder
+from brsweep.runs.folder import CONFIG, RESULT, RunFolder
 from brsweep.runs.status import FINISHED, RunStatus, finite, leads_elsewhere, run_status
 from brsweep.stages.plan import BIN_REGULARIZATION, canonical
 from brsweep.sweep.manifest import runs_of
@@ -27,10 +26,6 @@ from brsweep.tracking.snapshots import Histogram
 LOG_LINES = 12
 DEEPEST, LONGEST = 16, 10_000
 """Levels of nesting, and characters of a text, that a run's files may have; ours have a third of them."""
-DRAWN = (
-    "train_accuracy", "val_accuracy", "test_accuracy", "train_loss", "task_loss", "penalty_weight", "penalty_act", "lr",
-)  # fmt: skip
-"""What of an epoch's record is drawn."""
 WHOLE = 2**53
 """No whole number that a run writes is as large: floats hold all that are smaller."""
 ORIGIN = ("core", "code", "data", "git_commit", "device", "kernels", "threads")
@@ -119,14 +114,15 @@ class ReportedRun:
 
 
 def read_sweeps(sweeps: Sequence[Path]) -> tuple[list[ReportedRun], list[str]]:
-    """The runs of all sweeps, and a line for each that two of them hold, which counts once.
+    """The runs of all sweeps, and what there is to know of the sweeps: a line for each run that two of them hold, which
+    counts once, and for each manifest that can't be read.
 
     Raises `BrsweepError` where a path is no sweep folder, or one without a run.
     """
     runs: dict[tuple[str, str | None], ReportedRun] = {}
-    notices = []
+    notices: list[str] = []
     for sweep in sweeps:
-        for run in read_sweep(sweep):
+        for run in read_sweep(sweep, notices.append):
             key = (run.name, run.code)
             if key in runs:
                 notices.append(f"{run.name} lies in {runs[key].sweep} and in {run.sweep}: one run, counted once")
@@ -135,10 +131,10 @@ def read_sweeps(sweeps: Sequence[Path]) -> tuple[list[ReportedRun], list[str]]:
     return list(runs.values()), notices
 
 
-def read_sweep(sweep: Path) -> list[ReportedRun]:
+def read_sweep(sweep: Path, warn: Callable[[str], None]) -> list[ReportedRun]:
     if (sweep / CONFIG).is_file():
         raise BrsweepError(f"{sweep}: a run's folder; give its sweep's, {sweep.resolve().parent}")
-    return [_read(status, sweep.resolve().name) for status in runs_of(sweep)]
+    return [_read(status, sweep.resolve().name) for status in runs_of(sweep, lambda line: warn(words.printable(line)))]
 
 
 def read_run(path: Path) -> ReportedRun:
@@ -204,15 +200,10 @@ def plain_data(value: Any, path: Path, depth: int = 0) -> Any:
 
 
 def _epochs_of(folder: RunFolder) -> list[dict[str, Any]]:
-    """The records' stages and numbers; None for a number that JSON can't hold, and for what is none."""
-    records = folder.records()
-    for number, record in enumerate(records, start=1):
-        wrong = any(isinstance(record.get(key), (str, list, dict)) for key in DRAWN)
-        if wrong or not isinstance(record.get("stage"), str):
-            raise BrsweepError(f"{folder.path / METRICS}, line {number}: not the record of an epoch, damaged")
+    """The records' stages and numbers."""
     return [
         {key: finite(value) for key, value in record.items()} | {"stage": words.printable(record["stage"])}
-        for record in records
+        for record in folder.records()
     ]
 
 
@@ -242,33 +233,7 @@ def _readable(config: Any) -> bool:
 
 def layer_records(run: ReportedRun) -> list[dict[str, Any]]:
     """The run's layers.jsonl, an entry per quantized epoch; empty where there is none. Raises `BrsweepError`."""
-    folder = RunFolder(run.path)
-    records = folder.layers()
-    for number, record in enumerate(records, start=1):
-        if not _is_of_layers(record):
-            line = f"{folder.path / LAYERS}, line {number}: not an epoch's arrays per layer, damaged"
-            raise BrsweepError(words.printable(line))
-    return records
-
-
-def _is_of_layers(record: Mapping[str, Any]) -> bool:
-    columns = {key: value for key, value in record.items() if key not in ("stage", "epoch")}
-    sites = record.get("site")
-    if not isinstance(sites, list) or not all(isinstance(c, list) and len(c) == len(sites) for c in columns.values()):
-        return False
-    if not {"kind", "low", "bits", "occupancy"} <= columns.keys() or not isinstance(record.get("stage"), str):
-        return False
-    if not all(isinstance(word, str) for word in (*sites, *columns["kind"])):
-        return False
-    if not all(isinstance(low, bool) for low in columns["low"]):
-        return False
-    for bits, shares in zip(columns["bits"], columns["occupancy"], strict=True):
-        known = type(bits) is int and 1 <= bits <= 8 and isinstance(shares, list)
-        if shares is not None and not (known and len(shares) == Grid(bits, signed=False).bins):
-            return False
-    others = [column for key, column in columns.items() if key not in ("site", "kind", "low", "bits", "occupancy")]
-    numbers = (value for column in (*others, *filter(None, columns["occupancy"])) for value in column)
-    return all(value is None or finite(value) is not None for value in numbers)
+    return RunFolder(run.path).layers()
 
 
 def histograms(run: ReportedRun, name: str) -> dict[str, Histogram]:

@@ -24,7 +24,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 
 RESULT, CONFIG, METRICS, LAYERS, CONSOLE = "result.json", "config.yaml", "metrics.jsonl", "layers.jsonl", "console.log"
 CHECKPOINTS = "checkpoints"
+ASIDE = ".before"
 PLAN, FAILURE, LOCK, ATTEMPT = "plan.json", "failure.json", ".lock", "run_id"
+OF_A_TRAINING = (RESULT, FAILURE, METRICS, LAYERS, CONSOLE, ATTEMPT, CHECKPOINTS, snapshots.SNAPSHOTS)
+"""What a new training begins without; the result first."""
 LOOKS, LOOK_S = 10, 0.05
 """How often, and at what distance, a busy lock is tried: a status table looks at locks too, for an instant."""
 MEND = "the same command with stale=retrain trains the run again"
@@ -149,11 +152,17 @@ class RunFolder:
     def records(self, skip_damaged: bool = False) -> list[dict[str, Any]]:
         """The epochs so far, those of all stages; none where no epoch has ended. Raises `BrsweepError`, and where
         lines are damaged unless they are to be skipped."""
-        return self._lines(METRICS, skip_damaged)
+        path = self._own(METRICS)
+        return jsonl.read_epochs(path, skip_damaged) if os.path.exists(path) else []
 
     def layers(self) -> list[dict[str, Any]]:
-        """An entry for each quantized epoch. Raises `BrsweepError`."""
-        return self._lines(LAYERS, False)
+        """An entry for each quantized epoch, see `brsweep.tracking.snapshots.layers`. Raises `BrsweepError`."""
+        self._own(LAYERS)
+        return snapshots.layers(self.path)
+
+    def open_records(self) -> tuple[jsonl.JsonLines, jsonl.JsonLines]:
+        """metrics.jsonl and layers.jsonl, to append to."""
+        return jsonl.JsonLines(self.path / METRICS), jsonl.JsonLines(self.path / LAYERS)
 
     def write_snapshot(self, name: str, content: Mapping[str, Any]) -> None:
         """See `brsweep.tracking.snapshots.write`."""
@@ -213,11 +222,10 @@ class RunFolder:
         """
         checkpoint = self.checkpoints / "checkpoint.pt"
         left = [self.path / FAILURE, checkpoint, *self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")]
-        left = [path for path in left if path.exists()]
+        left = [path for path in (*left, self.path / ASIDE) if path.exists()]
         if left and self.finished:
             with suppress(BrsweepError), self.locked():
-                for path in left:
-                    path.unlink(missing_ok=True)
+                _remove(left)
 
     def check(self) -> list[str]:
         """What is damaged, a line for each file that is there and can't be read as what it is. Imports torch."""
@@ -227,7 +235,7 @@ class RunFolder:
         weights = sorted(self.checkpoints.glob("*.pt")) if self.checkpoints.is_dir() else []
         reads = [self.result, self.config, self.records, self.layers]
         if self.finished:  # these have to be there
-            reads[2] = partial(jsonl.read, self.path / METRICS)
+            reads[2] = partial(jsonl.read_epochs, self.path / METRICS)
             weights = list(dict.fromkeys([*weights, self.checkpoints / "last.pt", self.checkpoints / "best.pt"]))
         reads += [partial(self.snapshot, name) for name in shots] + [partial(load, path) for path in weights]
         problems = []
@@ -240,10 +248,26 @@ class RunFolder:
 
     def clear(self) -> None:
         """Forget an earlier training of this run; call it with the lock held. The result goes first."""
-        for name in (RESULT, FAILURE, METRICS, LAYERS, CONSOLE, ATTEMPT):
-            (self.path / name).unlink(missing_ok=True)
-        for folder in (self.checkpoints, self.path / snapshots.SNAPSHOTS):
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove(self.path / name for name in (*OF_A_TRAINING, ASIDE))
+
+    @contextmanager
+    def anew(self) -> Iterator[None]:
+        """Let a new training begin in the block, or behind it: the failure of an earlier one goes, and with a result
+        everything of it. What went comes back where the block raises. Holds the lock only meanwhile."""
+        names = [name for name in OF_A_TRAINING if os.path.lexists(self.path / name)]
+        names = names if self.holds_result else [name for name in names if name == FAILURE]
+        if names:
+            with self.locked():
+                _remove([self.path / ASIDE])  # of a launch that was killed here
+                self._move(names, self.path, self.path / ASIDE)
+        try:
+            yield
+        except BaseException:
+            if names:
+                self._move(reversed(names), self.path / ASIDE, self.path)
+                _remove([self.path / ASIDE])
+            raise
+        _remove([self.path / ASIDE])
 
     @property
     def held(self) -> bool:
@@ -268,11 +292,14 @@ class RunFolder:
                     time.sleep(LOOK_S)
             yield
 
-    # --- reading -----------------------------------------------------------------------------------------------------
+    @staticmethod
+    def _move(names: Iterable[str], start: Path, end: Path) -> None:
+        """The result goes first and comes back last: whenever this ends, no result stands beside a part of its run."""
+        end.mkdir(exist_ok=True)
+        for name in names:
+            os.replace(start / name, end / name)
 
-    def _lines(self, name: str, skip_damaged: bool) -> list[dict[str, Any]]:
-        path = self._own(name)
-        return jsonl.read(path, skip_damaged) if os.path.exists(path) else []
+    # --- reading -----------------------------------------------------------------------------------------------------
 
     def _own(self, name: str) -> Path:
         """Where a file of the folder lies. Raises `Damaged` for a link that leads out of the folder, and for what is
@@ -329,6 +356,14 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         why = error.strerror
         raise BrsweepError(f"{path}: can't be written ({why}); free the disk or choose another folder") from None
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _seal(result: Mapping[str, Any]) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from brsweep.runs.folder import LAYERS, METRICS, RunFolder
+from brsweep.runs.folder import RunFolder
 from brsweep.stages.plan import REGULARIZED
 from brsweep.tracking.console import Console
-from brsweep.tracking.jsonl import JsonLines
 from brsweep.tracking.layer_means import with_layer_means
 from brsweep.tracking.tracker import Guarded
 
@@ -39,7 +38,7 @@ class RunReporter:
         self._run_name, self._console, self._tracker, self._watch = run_name, console, tracker, watch
         self._steps_per_epoch = steps_per_epoch
         self._folder = folder
-        self._metrics, self._layers = JsonLines(folder.path / METRICS), JsonLines(folder.path / LAYERS)
+        self._metrics, self._layers = folder.open_records()
         self._epochs = 0
         self._opened = False
 

@@ -22,6 +22,7 @@ from typing import Any
 from brsweep.errors import BrsweepError
 from brsweep.runs.folder import RunFolder
 from brsweep.runs.words import printable
+from brsweep.tracking.jsonl import HUGE
 
 FINISHED, DAMAGED, RUNNING, FAILED, STOPPED, MISSING = (
     "finished", "damaged", "running", "failed", "stopped", "missing",
@@ -29,8 +30,6 @@ FINISHED, DAMAGED, RUNNING, FAILED, STOPPED, MISSING = (
 RECENT = 3
 """Epochs that tell how long the next ones will take."""
 MOST_EPOCHS = 10**9
-HUGE = 1e300
-"""No number that a run writes is as large; sums and differences of smaller ones stay finite."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from brsweep.errors import BrsweepError
 
@@ -144,20 +144,30 @@ def os_lock(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[N
 
     waiting: called once before waiting for another holder; None raises `BlockingIOError` instead of waiting.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115  closed below, with the lock
-    except OSError as error:
-        raise BrsweepError(f"{path.parent}: can't be written ({error.strerror}); choose another folder") from None
-    with file:
+    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting is None:
-                raise
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a")  # noqa: SIM115  closed below, with the lock
+        except OSError as error:
+            raise BrsweepError(f"{path.parent}: can't be written ({error.strerror}); choose another folder") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is None:
+                    raise
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_at(file, path):  # else the holder before has removed it, and the next one takes another file
+                yield
+                return
+
+
+def _is_at(file: IO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def lock_is_held(path: Path) -> bool:

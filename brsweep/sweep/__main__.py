@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from brsweep.errors import BrsweepError
+from brsweep.memory import check_address_space, lack_of_memory_in_words
 from brsweep.runs.folder import RunFolder
 from brsweep.runs.status import RunStatus
 from brsweep.runs.words import printable
@@ -49,10 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="read every file of every run, and name the damaged ones")
     typed = parser.parse_args(arguments)
     try:
-        runs = runs_of(typed.sweep)
-        print(table(runs))
-        if typed.check:
-            check(runs)
+        with lack_of_memory_in_words():
+            runs = runs_of(typed.sweep, lambda line: print(f"warning: {printable(line)}", file=sys.stderr))
+            print(table(runs))
+            if typed.check:
+                check_address_space()
+                check(runs)
     except BrsweepError as error:
         sys.exit(f"error: {printable(str(error))}")
 

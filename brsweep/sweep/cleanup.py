@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brsweep.errors import BrsweepError
+from brsweep.memory import lack_of_memory_in_words
 from brsweep.runs.folder import CONFIG, RunFolder
 from brsweep.stages.store import Store
 from brsweep.sweep.manifest import MANIFEST, read_manifest
@@ -91,12 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     typed = parser.parse_args(arguments)
     store = Store(typed.store or typed.output[0] / "store")
     try:
-        found = entries(store, typed.output)
-        for entry in found:
-            users = f"needed by {len(entry.needed_by)} unfinished runs" if entry.needed_by else "needed by no run"
-            print(f"{entry.path.name:25} {entry.stage:8} {entry.size / MIB:9.1f} MiB  {users}")
-        unwanted = [entry for entry in found if not entry.needed_by]
-        gone = [entry for entry in unwanted if store.remove(entry.path)] if typed.remove else []
+        with lack_of_memory_in_words():
+            found = entries(store, typed.output)
+            for entry in found:
+                users = f"needed by {len(entry.needed_by)} unfinished runs" if entry.needed_by else "needed by no run"
+                print(f"{entry.path.name:25} {entry.stage:8} {entry.size / MIB:9.1f} MiB  {users}")
+            unwanted = [entry for entry in found if not entry.needed_by]
+            gone = [entry for entry in unwanted if store.remove(entry.path)] if typed.remove else []
     except BrsweepError as error:
         sys.exit(f"error: {error}")
     total, spare = (sum(entry.size for entry in some) / MIB for some in (found, unwanted))

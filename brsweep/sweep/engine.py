@@ -1,6 +1,6 @@
 """What does a sweep's tasks, and what every such engine has in common: the life of a launch, and what became of tasks.
 
-    engine.launch(plan, command)    dry run, or: check the grid, write the manifest, do the tasks, say how it ended
+    engine.launch(plan, command)    dry run, or: check the grid, begin the sweep, do the tasks, say how it ended
 
 `LocalEngine` (local.py) gives each task a process of this machine, `SlurmEngine` (slurm/engine.py) a job of a cluster.
 Whether a task is done is asked of the disk, so a task that ends without a word, or in any way after its result was
@@ -48,10 +48,15 @@ class Engine(ABC):
     def check(self) -> None:
         """Raise `BrsweepError` unless the engine can work here."""
 
+    def begin(self, plan: SweepPlan, command: str) -> None:
+        """Write the manifest, without the results that are to be made again. Raises `BrsweepError` where the tasks
+        can't begin; then everything is as it was."""
+        plan.begin(command)
+        plan.clear_outdated()
+
     def dry_lines(self, plan: SweepPlan) -> list[str]:
         """What the engine adds to the plan in words."""
         return []
-
 
     # --- what every engine has ----------------------------------------------------------------------------------------
 
@@ -66,11 +71,11 @@ class Engine(ABC):
         if plan.tasks:
             self.check()
             check_grid(plan, self.device_here)
-        plan.begin(command)
         self.tasks, self.screen = plan.tasks, screen(plan.words)
         try:
             for line in plan.lines():
                 self.screen.say(line)
+            self.begin(plan, command)
             outcomes = self.do(plan)
         except KeyboardInterrupt:
             self.screen.say(self.words_at_interrupt(plan))

@@ -28,6 +28,8 @@ from typing import Any
 
 from brsweep import targets
 from brsweep.errors import BrsweepError
+from brsweep.runs.words import printable
+from brsweep.secrets import masked
 from brsweep.stages.store import Store
 from brsweep.sweep.engine import Engine, is_done
 from brsweep.sweep.plan import SweepPlan
@@ -37,6 +39,9 @@ REAP_S = 0.05
 GRACE_S = 15.0
 """A worker that was asked to end and has not by then is killed."""
 WORKER_LOG = "worker.log"
+ERROR = "error: "
+MOST_WORDS = 1000
+"""Bytes of a log's end that are looked at for what a worker said last."""
 PROGRAM = (sys.executable, "-m", "brsweep.sweep.local")
 ORPHANED = 86
 """Exit code of a worker whose launcher is gone."""
@@ -209,13 +214,14 @@ def is_elsewhere(task: Task) -> bool:
 
 @dataclass
 class Worker:
-    """A worker's process as its launcher sees it. began: in seconds of the monotonic clock. over_time: it was asked to
-    end because its time was up."""
+    """A worker's process as its launcher sees it. began: in seconds of the monotonic clock. log_begin: bytes that
+    WORKER_LOG had by then. over_time: it was asked to end because its time was up."""
 
     task: Task
     process: subprocess.Popen
     device: str | None
     began: float
+    log_begin: int
     over_time: bool = False
 
     @classmethod
@@ -229,13 +235,14 @@ class Worker:
         env = dict(os.environ) | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
         env |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         with open(task.folder.path / WORKER_LOG, "ab") as log:
+            log_begin = log.tell()
             process = subprocess.Popen(
                 PROGRAM, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True
             )
         with suppress(BrokenPipeError):  # it died before it read; its exit code says how
             process.stdin.write(json.dumps({"config": task.config, "upto": task.upto}).encode() + b"\n")
             process.stdin.flush()
-        return cls(task, process, device, time.monotonic())
+        return cls(task, process, device, time.monotonic(), log_begin)
 
     def let_go(self) -> None:
         """Close the launcher's end of the worker's input."""
@@ -248,9 +255,22 @@ class Worker:
         if self.over_time and time_limit_s is not None:
             return f"over the time limit of {time_limit_s / 60:g} minutes; its last checkpoint is kept"
         if code >= 0:
-            return f"exit code {code}, without a result"
+            last = self._last_words()
+            if last.startswith(ERROR):
+                return last.removeprefix(ERROR)
+            return f"exit code {code}, without a result" + (f" ({last})" if last else "")
         name = signal.Signals(-code).name
         return f"killed by {name}" + (" (out of memory, where nobody sent it)" if name == "SIGKILL" else "")
+
+    def _last_words(self) -> str:
+        """The last line that it printed, where there is one."""
+        try:
+            with open(self.task.folder.path / WORKER_LOG, "rb") as log:
+                log.seek(max(self.log_begin, log.seek(0, 2) - MOST_WORDS))
+                lines = log.read().decode(errors="replace").split("\n")
+        except OSError:
+            return ""
+        return printable(masked(next((line.strip() for line in reversed(lines) if line.strip()), "")))
 
 
 # --- inside the worker ------------------------------------------------------------------------------------------------
@@ -270,12 +290,15 @@ def work(task: Mapping[str, Any]) -> None:
 def main() -> None:
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a launcher in a shell's background ignores it
-    task = json.loads(first_line(0))
+    line = first_line(0)
+    if not line.endswith(b"\n"):
+        sys.exit(ORPHANED)
+    task = json.loads(line)
     threading.Thread(target=follow_launcher, daemon=True).start()
     try:
         work(task)
     except BrsweepError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{ERROR}{error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -7,22 +7,27 @@
 It knows of runs that have no folder yet, so that they can be shown as missing, and of the shared stages that each one
 needs, so that cleaning up the store never takes one from a run that is still to come. Each launch adds its runs to
 those of earlier ones. A manifest from elsewhere is data: a run's name is that of a folder in the sweep's, or it is
-refused.
+refused. What a run does is asked of its folder, so where the manifest can't be read the folders that are there are
+shown all the same, with a warning.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
+from brsweep.files import read_file
 from brsweep.runs.folder import CONFIG, write_atomically
 from brsweep.runs.status import RunStatus, run_status
+from brsweep.runs.words import printable
 from brsweep.stages.store import os_lock
 
 MANIFEST, VERSION = "sweep.json", 1
+AT_MOST = 2**28
+"""Bytes that a manifest may have: those of a hundred thousand runs have half of it."""
 FIELDS = {"name": str, "overrides": list, "epochs": int, "stages": list}
 
 
@@ -30,7 +35,7 @@ def read_manifest(sweep: Path) -> dict[str, Any] | None:
     """The manifest of the sweep folder, or None where it has none. Raises `BrsweepError` for a damaged one."""
     path = sweep / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(read_file(path, AT_MOST).decode())
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError):
@@ -38,10 +43,11 @@ def read_manifest(sweep: Path) -> dict[str, Any] | None:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("runs"), list):
         raise BrsweepError(f"{path}: damaged; remove it and launch the sweep again, which writes it anew")
     if manifest.get("version") != VERSION:
-        raise BrsweepError(f"{path}: of another version ({manifest.get('version')}); this brsweep reads {VERSION}")
+        version = _shown(manifest.get("version"))
+        raise BrsweepError(f"{path}: of another version ({version}); this brsweep reads {VERSION}")
     for run in manifest["runs"]:
         if not _is_run(run):
-            raise BrsweepError(f"{path}: damaged, it names {str(run)[:80]}; remove it and launch the sweep again")
+            raise BrsweepError(f"{path}: damaged, it names {_shown(run)}; remove it and launch the sweep again")
     return manifest
 
 
@@ -57,19 +63,31 @@ def add_to_manifest(sweep: Path, name: str, command: str, runs: Iterable[Mapping
         write_atomically(sweep / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
-def runs_of(sweep: Path) -> list[RunStatus]:
+def runs_of(sweep: Path, warn: Callable[[str], None]) -> list[RunStatus]:
     """What the runs of a sweep folder do: first those of its manifest, in its order, then others that lie in it.
 
-    Raises `BrsweepError` where `sweep` is no folder or holds no run.
+    warn: told, in one line, of a manifest that can't be read; the folders are shown without it. Raises `BrsweepError`
+    where `sweep` is no folder or holds no run.
     """
     if not sweep.is_dir():
         raise BrsweepError(f"{sweep}: no such folder; give a sweep's, such as runs/default")
-    manifest = read_manifest(sweep) or {"runs": []}
+    others = sorted(path.parent.name for path in sweep.glob(f"*/{CONFIG}"))
+    try:
+        manifest = read_manifest(sweep) or {"runs": []}
+    except BrsweepError as error:
+        if not others:
+            raise
+        warn(f"{error}; only runs that have a folder are shown")
+        manifest = {"runs": []}
     known = {run["name"]: run for run in manifest["runs"]}
-    others = sorted(path.parent.name for path in sweep.glob(f"*/{CONFIG}") if path.parent.name not in known)
     if not known and not others:
         raise BrsweepError(f"{sweep}: holds no run; a sweep's folder is <output_dir>/<sweep_name>")
-    return [run_status(sweep / name, known.get(name, {})) for name in (*known, *others)]
+    names = dict.fromkeys([*known, *others])
+    return [run_status(sweep / name, known.get(name, {})) for name in names]
+
+
+def _shown(value: Any) -> str:
+    return printable(str(value)[:80])
 
 
 def _is_run(run: Any) -> bool:

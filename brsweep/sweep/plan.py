@@ -34,7 +34,8 @@ class Point(NamedTuple):
 @dataclass(frozen=True)
 class SweepPlan:
     """runs: each once, in the order of the grid. names: the run of each point. finished: results that are there.
-    tasks: what is to do, parents first. elsewhere: of the finished ones, those to take over from another sweep."""
+    tasks: what is to do, parents first. elsewhere: of the finished ones, those to take over from another sweep.
+    outdated: names of runs that are to be trained again, whose earlier results are still there."""
 
     path: Path
     runs: Sequence[Run]
@@ -43,6 +44,7 @@ class SweepPlan:
     finished: Mapping[str, Mapping[str, Any]]
     tasks: Sequence[Task]
     elsewhere: Mapping[str, RunFolder] = field(default_factory=dict)
+    outdated: frozenset[str] = frozenset()
 
     @cached_property
     def words(self) -> dict[str, str]:
@@ -52,7 +54,7 @@ class SweepPlan:
         return dict(zip(reversed(self.names), reversed(said), strict=True))
 
     def begin(self, command: str) -> None:
-        """Write the sweep's manifest, take over results of other sweeps, let go of those to be trained again."""
+        """Write the sweep's manifest, and take over results of other sweeps."""
         overrides = dict(zip(reversed(self.names), (p.overrides for p in reversed(self.points)), strict=True))
         runs = [
             {
@@ -70,10 +72,13 @@ class SweepPlan:
                     run.folder.take(self.elsewhere[run.name], run.config["sweep_name"])
             elif run.name in self.finished:
                 run.folder.tidy()
-        for task in self.tasks:
-            if task.upto is None and task.folder.holds_result:
-                with task.folder.locked():
-                    task.folder.clear()
+
+    def clear_outdated(self) -> None:
+        """Let go of the results that are to be made again."""
+        for run in self.runs:
+            if run.name in self.outdated:
+                with run.folder.locked():
+                    run.folder.clear()
 
     def lines(self) -> list[str]:
         """The plan in words: runs, repeats, what is done, what they share, and the cost in epochs."""
@@ -135,7 +140,8 @@ def plan_sweep(points: Sequence[Point]) -> SweepPlan:
     to_do = [run for name, run in runs.items() if name not in finished]
     tasks = grow(to_do, lambda signature: store.find(signature) is not None)
     path = next(iter(runs.values())).folder.path.parent
-    return SweepPlan(path, list(runs.values()), points, names, finished, tasks, elsewhere)
+    outdated = frozenset(run.name for run in to_do if run.folder.holds_result)
+    return SweepPlan(path, list(runs.values()), points, names, finished, tasks, elsewhere, outdated)
 
 
 def _finished(runs: Sequence[Run]) -> dict[str, Mapping[str, Any]]:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
-from brsweep.runs.folder import CONFIG, RunFolder
+from brsweep.memory import lack_of_memory_in_words
+from brsweep.runs.folder import CONFIG, RESULT, RunFolder
 from brsweep.runs.words import final_values, tags
 from brsweep.targets import TARGET, build
 from brsweep.tracking.layer_means import with_layer_means
-from brsweep.tracking.tracker import FINISHED, INTERRUPTED, RunInfo, one_line
+from brsweep.tracking.tracker import FINISHED, INTERRUPTED, Guarded, RunInfo, one_line
 from brsweep.tracking.wandb_session import will_be_online
 from brsweep.tracking.weights_and_biases import OnRecord, Sent, WeightsAndBiases
 
@@ -43,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m brsweep.sweep.sync", description="Give W&B what it lacks.")
     parser.add_argument("sweep", type=Path, nargs="+", help="a sweep's folder, runs/<sweep>, or one run's folder")
     try:
-        return max(sync(sweep, print) for sweep in parser.parse_args(arguments).sweep)
+        with lack_of_memory_in_words():
+            return max(sync(sweep, print) for sweep in parser.parse_args(arguments).sweep)
     except BrsweepError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -58,7 +60,7 @@ def sync(sweep: Path, say: Callable[[str], None]) -> int:
     runs = [sweep] if (sweep / CONFIG).exists() else sorted(path.parent for path in sweep.glob(f"*/{CONFIG}"))
     if not runs:
         raise BrsweepError(f"{sweep}: no run folders here; give a sweep's folder, runs/<sweep>, or one run's")
-    online = will_be_online()
+    online = _will_be_online()
     if not online:
         say(NO_KEY)
     outcomes: Counter[str] = Counter()
@@ -75,9 +77,18 @@ def sync(sweep: Path, say: Callable[[str], None]) -> int:
     return int(outcomes[FAILED] > 0)
 
 
+def _will_be_online() -> bool:
+    try:
+        return will_be_online()
+    except BrsweepError:
+        raise
+    except Exception as error:
+        raise Unreachable(f"W&B can't be started here ({one_line(error)})") from None
+
+
 def _sync_run(folder: RunFolder, online: bool, say: Callable[[str], None]) -> str:
     """What was done for one run."""
-    config = folder.config()
+    config = folder.config() or {}
     if not isinstance(config.get("logger"), dict) or config["logger"].get(TARGET) != WANDB:
         return ELSEWHERE
     if not folder.records():
@@ -90,30 +101,58 @@ def _sync_run(folder: RunFolder, online: bool, say: Callable[[str], None]) -> st
 
 def _complete(folder: RunFolder, config: Mapping[str, Any], online: bool, say: Callable[[str], None]) -> str:
     path, result, records = folder.path, folder.result(), folder.records()
-    about = RunInfo(
-        name=path.name,
-        sweep=config["sweep_name"],
-        config=config,
-        tags=tags(config),
-        id=folder.attempt_id(f"{config['sweep_name']}/{path.name}"),
-        stage_ends=_stage_ends(folder, records),
-        notice=lambda line: None,
-        warn=lambda line: say(f"{path.name}: {line}"),
-    )
+    about, values = _about(folder, config, records, say), None if result is None else _final_values(folder, result)
     before = Sent(path, about.id, settle_s=0.0).on_record()
     if _is_complete(before, len(records), result is not None, online):
         return COMPLETE
-    tracker = build("logger", config["logger"], folder=path, run=about)
-    tracker.fall_back = False
-    try:
-        tracker.replay(with_layer_means(records, folder.layers()))
-    except Exception as error:
-        raise Unreachable(f"W&B can't be reached or refuses ({one_line(error)}); the same command goes on") from None
-    if result is not None:
-        tracker.summarise(final_values(result))
+    mirrored, why = with_layer_means(records, folder.layers()), []
+
+    def make(run: RunInfo) -> WeightsAndBiases:
+        tracker = build("logger", config["logger"], folder=path, run=run)
+        tracker.fall_back = False
+        return tracker
+
+    tracker = Guarded(make, about, off=why.append)
+    if why:
+        raise BrsweepError(f"{path / CONFIG}: its logger can't be made ({why[0]})")
+    tracker.replay(mirrored)
+    if why:
+        raise Unreachable(f"W&B can't be reached or refuses ({why[0]}); the same command goes on")
+    if values is not None:
+        tracker.summarise(values)
     tracker.finish(FINISHED if result is not None else INTERRUPTED)
+    if not _is_complete(Sent(path, about.id, settle_s=0.0).on_record(), len(records), result is not None, online):
+        raise BrsweepError(f"W&B has not taken it all{f' ({why[0]})' if why else ''}; the same command goes on")
     say(f"{path.name}: {len(records)} epochs {'at W&B' if online else 'in the offline record'}")
     return SENT
+
+
+def _about(
+    folder: RunFolder, config: Mapping[str, Any], records: Sequence[Mapping[str, Any]], say: Callable[[str], None]
+) -> RunInfo:
+    """Raises `BrsweepError` where the configuration is none that this brsweep knows."""
+    name = folder.path.name
+    try:
+        sweep, words = str(config["sweep_name"]), tags(config)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise BrsweepError(f"{folder.path / CONFIG}: not a configuration that this brsweep knows") from None
+    return RunInfo(
+        name=name,
+        sweep=sweep,
+        config=config,
+        tags=words,
+        id=folder.attempt_id(f"{sweep}/{name}"),
+        stage_ends=_stage_ends(folder, records),
+        notice=lambda line: None,
+        warn=lambda line: say(f"{name}: {line}"),
+    )
+
+
+def _final_values(folder: RunFolder, result: Mapping[str, Any]) -> dict[str, float | None]:
+    try:
+        return final_values(result)
+    except (KeyError, TypeError):
+        raise BrsweepError(f"{folder.path / RESULT}: lacks what a result has") from None
 
 
 def _is_complete(before: OnRecord, epochs: int, finished: bool, online: bool) -> bool:

@@ -27,6 +27,8 @@ from brsweep.secrets import masked
 
 AT_MOST = 2**30
 """Bytes that a file of records may have: hundreds of epochs of the largest networks stay far below."""
+HUGE = 1e300
+"""No number that a run writes is as large; sums and differences of smaller ones stay finite."""
 
 
 class JsonLines:
@@ -93,7 +95,7 @@ class JsonLines:
 def read(path: Path, skip_damaged: bool = False) -> list[dict[str, Any]]:
     """The records at `path`, in order; a last line without an end that is no record is left out as cut short.
 
-    A record is a JSON object of scalars and lists, lists of lists included, and no deeper; its numbers are finite.
+    A record is a JSON object of scalars and lists, lists of lists included, and no deeper; its numbers are below HUGE.
     skip_damaged: leave out any other line that is none as well, for a look at a file that is being written.
     Raises `BrsweepError` where there is no such file, where it can't be read or is larger than AT_MOST, or where any
     other line is not a record.
@@ -115,18 +117,26 @@ def read(path: Path, skip_damaged: bool = False) -> list[dict[str, Any]]:
     return records
 
 
-def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl: `read`, and every record has its stage, a text, its epoch, from 1, and scalars."""
-    records = read(path)
+def read_epochs(path: Path, skip_damaged: bool = False) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl: `read`, and every record has its stage, a text, its epoch, from 1, and beside them
+    numbers, truth values and null alone."""
+    records = read(path, skip_damaged)
+    if skip_damaged:
+        return [record for record in records if _is_epoch(record)]
     for number, record in enumerate(records, start=1):
-        epoch = record.get("epoch")
-        whole = isinstance(record.get("stage"), str) and type(epoch) is int and epoch >= 1
-        if not whole or any(isinstance(value, list) for value in record.values()):
+        if not _is_epoch(record):
             raise BrsweepError(
                 f"{path}, line {number}: not the record of an epoch, the file is damaged; "
                 "restore it, or remove the run folder and run again"
             )
     return records
+
+
+def _is_epoch(record: Mapping[str, Any]) -> bool:
+    others = [value for key, value in record.items() if key != "stage"]
+    epoch = record.get("epoch")
+    whole = isinstance(record.get("stage"), str) and type(epoch) is int and epoch >= 1
+    return whole and not any(isinstance(value, (str, list)) for value in others)
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
@@ -153,8 +163,8 @@ def _refused(constant: str) -> Any:
 
 
 def _bounded(number: str) -> float:
-    if not math.isfinite(float(number)):
-        raise ValueError(f"{number:.40} is beyond a float's range")
+    if not -HUGE < float(number) < HUGE:
+        raise ValueError(f"{number:.40} is larger than any number of a run")
     return float(number)
 
 

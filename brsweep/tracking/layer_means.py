@@ -58,11 +58,15 @@ def _clipped(site: Mapping[str, Any]) -> float | None:
     return None if None in ends else sum(ends)
 
 
+def _empty_bins(site: Mapping[str, Any]) -> int | None:
+    return None if site["occupancy"] is None else site["occupancy"].count(0)
+
+
 SUMMARIES: dict[str, tuple[Callable[[Mapping[str, Any]], float | None], Callable[[Sequence[float]], float]]] = {
     "alpha": (lambda site: site["alpha"], _geometric_mean),
     "near": (lambda site: site.get("near"), _mean),
     "clipped": (_clipped, _mean),
-    "empty_bins": (lambda site: site["occupancy"].count(0), sum),
+    "empty_bins": (_empty_bins, sum),
     "changed": (lambda site: site.get("changed"), _mean),
     "oscillating": (lambda site: site.get("oscillating"), _mean),
     "pull_over_decay": (lambda site: site.get("pull_over_decay"), _geometric_mean),

@@ -119,7 +119,8 @@ def occupancy(line: Mapping[str, Any]) -> Figure:
     """The share of values per bin, a bar per layer; each bin's code is written in its colour's key."""
     import matplotlib
 
-    kinds = {k: [i for i, of in enumerate(line["kind"]) if of == k and line["bits"][i] <= FEW_BITS] for k in KINDS}
+    known = [i for i, held in enumerate(line["occupancy"]) if held is not None and line["bits"][i] <= FEW_BITS]
+    kinds = {kind: [i for i in known if line["kind"][i] == kind] for kind in KINDS}
     most = max(len(picked) for picked in kinds.values())
     figure, axes = _figure([4.6, 4.6], most)
     for ax, (kind, picked) in zip(axes, kinds.items(), strict=True):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from brsweep.errors import BrsweepError
 from brsweep.files import read_file, replacing
+from brsweep.quant.grid import Grid
 from brsweep.tracking.jsonl import read
 from brsweep.tracking.tracker import one_line
 
@@ -142,7 +143,8 @@ def layers(folder: Path) -> list[dict[str, Any]]:
     """The lines of layers.jsonl; none where there is no such file.
 
     Each has its stage and epoch, and lists of one length, one entry per site. "site" and "kind" hold texts, "low" truth
-    values, "bits" whole numbers, "occupancy" lists of numbers, and every other list numbers or null.
+    values, "bits" whole numbers, "occupancy" a number for each bin, or null where there is no step size, and every
+    other list numbers or null.
     """
     path = folder / LAYERS
     try:
@@ -167,7 +169,10 @@ def _is_layers(line: dict[str, Any]) -> bool:
         return False
     if not all(isinstance(column, list) and len(column) == len(columns["site"]) for column in columns.values()):
         return False
-    return all(OF_COLUMN.get(key, _is_measured)(item) for key, column in columns.items() for item in column)
+    if not all(OF_COLUMN.get(key, _is_measured)(item) for key, column in columns.items() for item in column):
+        return False
+    sites = zip(columns["occupancy"], columns["bits"], strict=True)
+    return all(shares is None or len(shares) == Grid(bits, signed=False).bins for shares, bits in sites)
 
 
 def _is_text(item: Any) -> bool:
@@ -179,7 +184,7 @@ def _is_truth(item: Any) -> bool:
 
 
 def _is_bits(item: Any) -> bool:
-    return type(item) is int and 1 <= item <= 32
+    return type(item) is int and 1 <= item <= 8
 
 
 def _is_measured(item: Any) -> bool:
@@ -187,7 +192,7 @@ def _is_measured(item: Any) -> bool:
 
 
 def _is_shares(item: Any) -> bool:
-    return isinstance(item, list) and all(type(share) in (int, float) for share in item)
+    return item is None or (isinstance(item, list) and all(type(share) in (int, float) for share in item))
 
 
 COLUMNS = {"site", "kind", "bits", "low", "alpha", "occupancy"}

@@ -110,10 +110,15 @@ class Guarded:
     kind, or the first call over its limit, `run.warn` is told one line; no other call is made, and what the tracker
     says afterwards is not passed on. A call that never returns keeps its thread, which ends with the process. What
     interrupts the waiting thread, as Ctrl-C does, goes through.
+
+    off: told why, in place of that line: for where there is no training that goes on.
     """
 
-    def __init__(self, make: Callable[[RunInfo], Tracker], run: RunInfo) -> None:
-        self._warn, self._name, self._on = run.warn, "the logger", True
+    def __init__(
+        self, make: Callable[[RunInfo], Tracker], run: RunInfo, off: Callable[[str], None] | None = None
+    ) -> None:
+        self._off, self._name, self._on = off, "the logger", True
+        self._warn = run.warn
         self._tracker: Tracker | None = None
         self._limits: dict[str, float] = {}
         self._calls: SimpleQueue[tuple[Future[None], Callable[[], Any]] | None] = SimpleQueue()
@@ -169,7 +174,10 @@ class Guarded:
     def _switch_off(self, why: str) -> None:
         self._on = False
         self._calls.put(None)
-        self._warn(f"{self._name} is off for the rest of this run, the training goes on: {why}")
+        if self._off is None:
+            self._warn(f"{self._name} is off for the rest of this run, the training goes on: {why}")
+        else:
+            self._off(why)
 
     def _while_on(self, say: Callable[[str], None]) -> Callable[[str], None]:
         return lambda line: say(line) if self._on else None

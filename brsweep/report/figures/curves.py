@@ -8,10 +8,14 @@ from typing import Any
 from brsweep.report.figures import Absent, Figure, Panel, Series
 from brsweep.report.figures.pairs import Pair
 from brsweep.report.results import Result
-from brsweep.report.runs import DRAWN, ReportedRun
+from brsweep.report.runs import ReportedRun
 from brsweep.runs import words
 from brsweep.stages.plan import BIN_REGULARIZATION, REGULARIZED
 
+DRAWN = (
+    "train_accuracy", "val_accuracy", "test_accuracy", "train_loss", "task_loss", "penalty_weight", "penalty_act", "lr",
+)  # fmt: skip
+"""What of an epoch's record is drawn on the page."""
 STAGE_WORDS = {"float": "float", "warmup": "warm-up"}
 
 

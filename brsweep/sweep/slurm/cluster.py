@@ -73,7 +73,9 @@ def is_installed() -> bool:
 
 def _call(*command: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=PATIENCE_S, check=False
+        )
     except FileNotFoundError:
         raise BrsweepError(f"{command[0]}: not on the PATH; launch on a login node of the cluster") from None
     except subprocess.TimeoutExpired:

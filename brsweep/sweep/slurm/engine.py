@@ -61,16 +61,21 @@ class SlurmEngine(Engine):
             f"scancel --name={job_name(plan.path)} ends them"
         )
 
-    def do(self, plan: SweepPlan) -> list[Outcome] | None:
+    def begin(self, plan: SweepPlan, command: str) -> None:
         if not plan.tasks:
-            return []
-        jobs = submit(plan, self.request, self.max_array_size, self.screen.say)
-        if not self.wait:
+            plan.begin(command)
+            return
+        self.jobs = submit(
+            plan, self.request, self.max_array_size, self.screen.say, accepted=lambda: plan.begin(command)
+        )
+
+    def do(self, plan: SweepPlan) -> list[Outcome] | None:
+        if plan.tasks and not self.wait:
             self.screen.say(
                 f"the same command waits for the jobs and reports; status: python -m brsweep.sweep {plan.path}"
             )
             return None
-        return self.follow(plan.path, plan.tasks, jobs)
+        return self.follow(plan.path, plan.tasks, self.jobs) if plan.tasks else []
 
     def follow(self, sweep: Path, tasks: Sequence[Task], jobs: Mapping[str, str]) -> list[Outcome]:
         """Every task's outcome, in the order of the tasks; while SLURM doesn't answer it waits.

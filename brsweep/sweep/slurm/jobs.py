@@ -4,22 +4,24 @@
     <sweep>/slurm/        submitit's: the scripts, the pickled tasks, the jobs' logs
 
 Tasks with one parent are one array, which waits for the parent's job and holds no node meanwhile. Arrays are submitted
-one by one, each recorded before the next. On the node submitit's signal handler requeues the job when its time is
-nearly up or it is preempted, and pickles what `checkpoint` returns: the same task again, since a task goes on from its
-last epoch by itself.
+one by one, each recorded before the next; one that sbatch refuses leaves nothing behind. On the node submitit's signal
+handler requeues the job when its time is nearly up or it is preempted, and pickles what `checkpoint` returns: the same
+task again, since a task goes on from its last epoch by itself.
 """
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import io
 import json
 import os
 import platform
+import re
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, redirect_stderr, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -27,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
-from brsweep.runs.folder import RunFolder, write_atomically
+from brsweep.files import read_file
+from brsweep.runs.folder import write_atomically
 from brsweep.stages.store import os_lock
 from brsweep.sweep.engine import is_done
 from brsweep.sweep.local import work
@@ -36,7 +39,11 @@ from brsweep.sweep.slurm import cluster
 from brsweep.sweep.slurm.cluster import JobState, Request
 from brsweep.sweep.tree import Task
 
-RECORD, RECORD_VERSION, FOLDER = "slurm.json", 1, "slurm"
+RECORD, RECORD_VERSION, RECORD_LOCK, FOLDER = "slurm.json", 1, ".slurm.lock", "slurm"
+LARGEST_RECORD = 64 * 2**20
+"""Bytes; a hundred thousand tasks need a tenth of it."""
+UNSENT = re.compile(r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh")
+"""submitit's files of a submission that has no job yet."""
 NODE_FILE = "environment.json"
 TOLD = (
     "SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT",
@@ -89,12 +96,13 @@ def read_jobs(sweep: Path) -> dict[str, str]:
     """The ids of the jobs that were submitted, by their task's name."""
     path = sweep / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["version"] == RECORD_VERSION:
-            return dict(record["jobs"])
+        record = json.loads(read_file(path, LARGEST_RECORD).decode())
+        whole = record["version"] == RECORD_VERSION and isinstance(record["jobs"], dict)
+        if whole and all(isinstance(job_id, str) for job_id in record["jobs"].values()):
+            return record["jobs"]
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     raise BrsweepError(
         f"{path}: damaged; end the sweep's jobs (scancel --name={job_name(sweep)}), remove it and launch again"
@@ -121,25 +129,65 @@ def split(
     return queued, needed
 
 
-def submit(plan: SweepPlan, request: Request, largest: int | None, say: Callable[[str], None]) -> dict[str, str]:
-    """Submit what is not in the queue; the job of each task. Raises `BrsweepError` where SLURM refuses one."""
-    with os_lock(plan.path / ".slurm.lock", lambda: say("another launcher submits this sweep; waiting for it")):
-        jobs, known = read_jobs(plan.path), own_jobs(plan.path)
-        queued, needed = split(plan.tasks, jobs, known, is_done)
-        replaced = [jobs[t.name] for t in needed if t.name in jobs and _waits(known.get(jobs[t.name]))]
-        if replaced:
-            cluster.cancel(replaced)
-        if queued:
-            say(f"attached to jobs in the queue: {len(queued)}")
-        live = {task.name for task in queued}
-        for array in job_arrays(needed, largest or cluster.largest_array()) if needed else ():
-            after = jobs[array.parent] if array.parent in live else None
+def submit(
+    plan: SweepPlan,
+    request: Request,
+    largest: int | None,
+    say: Callable[[str], None],
+    accepted: Callable[[], None] = lambda: None,
+) -> dict[str, str]:
+    """Submit what is not in the queue; the job of each task.
+
+    accepted: called once, when the first task has a job. Raises `BrsweepError` where SLURM refuses one; what was
+    refused leaves nothing behind then, and keeps its earlier result.
+    """
+    made = [folder for folder in (plan.path, *plan.path.parents) if not folder.exists()]
+    try:
+        with os_lock(plan.path / RECORD_LOCK, lambda: say("another launcher submits this sweep; waiting for it")):
+            try:
+                return _submit(plan, request, largest, say, accepted)
+            except BaseException:
+                if made and not (plan.path / RECORD).exists():
+                    (plan.path / RECORD_LOCK).unlink()
+                raise
+    except BaseException:
+        for folder in (plan.path / FOLDER, *made):
+            with suppress(OSError):  # it holds something, or was never made
+                folder.rmdir()
+        raise
+
+
+def _submit(
+    plan: SweepPlan,
+    request: Request,
+    largest: int | None,
+    say: Callable[[str], None],
+    accepted: Callable[[], None],
+) -> dict[str, str]:
+    jobs, known = read_jobs(plan.path), own_jobs(plan.path)
+    queued, needed = split(plan.tasks, jobs, known, lambda task: task.name not in plan.outdated and is_done(task))
+    largest = largest or (cluster.largest_array() if needed else 1)
+    replaced = [jobs[t.name] for t in needed if t.name in jobs and _waits(known.get(jobs[t.name]))]
+    if replaced:
+        cluster.cancel(replaced)
+    if queued:
+        say(f"attached to jobs in the queue: {len(queued)}")
+    if queued or not needed:
+        accepted()
+    live = {task.name for task in queued}
+    for array in job_arrays(needed, largest):
+        after = jobs[array.parent] if array.parent in live else None
+        with ExitStack() as begun:
+            for task in array.tasks:
+                begun.enter_context(task.folder.anew())
             ids = _submit_array(plan.path, array.tasks, request, after)
-            jobs |= {task.name: job_id for task, job_id in zip(array.tasks, ids, strict=True)}
-            live |= {task.name for task in array.tasks}
-            write_atomically(plan.path / RECORD, json.dumps({"version": RECORD_VERSION, "jobs": jobs}, indent=1) + "\n")
-            number = ids[0].split("_")[0]
-            say(f"submitted job {number}: tasks {len(ids)}" + (f", after job {after}" if after else ""))
+        jobs |= {task.name: job_id for task, job_id in zip(array.tasks, ids, strict=True)}
+        write_atomically(plan.path / RECORD, json.dumps({"version": RECORD_VERSION, "jobs": jobs}, indent=1) + "\n")
+        if not live:
+            accepted()
+        live |= {task.name for task in array.tasks}
+        number = ids[0].split("_")[0]
+        say(f"submitted job {number}: tasks {len(ids)}" + (f", after job {after}" if after else ""))
     return jobs
 
 
@@ -156,15 +204,17 @@ def _submit_array(sweep: Path, tasks: Sequence[Task], request: Request, after: s
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    for task in tasks:
-        task.folder.forget_failure()
     executor: Any = SlurmExecutor(sweep / FOLDER, max_num_timeout=request.max_num_timeout)
     executor.update_parameters(**request.parameters(job_name(sweep), after))
-    calls = [TaskCall({"config": task.config, "upto": task.upto}, task.folder.path) for task in tasks]
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
-            return [job.job_id for job in executor.submit_array(calls)]
-    except (FailedJobError, FailedSubmissionError) as error:
+        with redirect_stderr(io.StringIO()):  # submitit prints what it raises
+            return [job.job_id for job in executor.submit_array([TaskCall(task) for task in tasks])]
+    except BaseException as error:
+        for path in (sweep / FOLDER).glob("*"):
+            if UNSENT.fullmatch(path.name) and not path.is_symlink():
+                path.unlink()
+        if not isinstance(error, (FailedJobError, FailedSubmissionError, OSError)):
+            raise
         line = " ".join(str(error).split())
         raise BrsweepError(f"{line} (what was submitted before goes on; the same command submits the rest)") from None
 
@@ -173,22 +223,30 @@ def _submit_array(sweep: Path, tasks: Sequence[Task], request: Request, after: s
 
 
 class TaskCall:
-    """task: as `worker.work` takes it. folder: the task's."""
+    """A task as submitit pickles it, and calls it on the node."""
 
-    def __init__(self, task: Mapping[str, Any], folder: Path) -> None:
-        self.task, self.folder = task, folder
+    def __init__(self, task: Task) -> None:
+        self.task = task
 
     def __call__(self) -> None:
+        """Do the task. One that is done already, or was done before something else failed, ends well and says so."""
         faulthandler.enable()
-        folder = RunFolder(self.folder)
+        task, folder = self.task, self.task.folder
+        if is_done(task):
+            print(f"finished already: {folder.path}")
+            return
         folder.forget_failure()
         try:
-            write_atomically(self.folder / NODE_FILE, json.dumps(environment(), indent=1) + "\n")
-            work(self.task)
+            write_atomically(folder.path / NODE_FILE, json.dumps(environment(), indent=1) + "\n")
+            work({"config": task.config, "upto": task.upto})
         except Exception as error:
+            if is_done(task):
+                traceback.print_exc()
+                print(f"finished all the same: {folder.path}")
+                return
             if folder.failure() is None and not folder.held:  # it failed before the training began
                 cause = str(error) if isinstance(error, BrsweepError) else f"{type(error).__name__}: {error}"
-                folder.write_failure(cause, _log_from(self.folder))
+                folder.write_failure(cause, _log_from(folder.path))
             raise
 
     def checkpoint(self) -> Any:
