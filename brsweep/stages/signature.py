@@ -41,7 +41,7 @@ VERSION = 2
 
 FLOAT_CORE = (
     "training", "data/images.py", "data/split.py", "data/tables.py", "models/build.py",
-    "stages/setup.py", "stages/run.py",
+    "stages/device.py", "stages/setup.py", "stages/run.py",
     "quant/convert.py", "quant/copying.py", "quant/floats.py", "quant/layers.py", "quant/places.py", "quant/policy.py",
     "quant/steps.py", "quant/tracing.py",
 )  # fmt: skip
