@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 import small_runs
@@ -16,6 +18,7 @@ from brsweep.models.resnet import resnet18, resnet20
 from brsweep.models.tiny import tiny
 from brsweep.stages import device, preflight, setup
 from brsweep.stages.device import WORTH_THREADS, explained, find_device, layer_work, set_threads, settle
+from brsweep.training.checkpoint import load, save
 from brsweep.training.optim import build_optimizer
 from brsweep.training.step import Learner, Totals, train_step
 
@@ -191,6 +194,54 @@ def test_an_earlier_runs_threads_are_not_the_next_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "layer_work", lambda *_: 2.0**30)
     torch.set_num_threads(1)
     assert small_runs.train("threads=0", "schedule.qat_epochs=3", tmp_path=tmp_path)["threads"] == 3
+
+
+# --- what another type of device has computed ------------------------------------------------------------------------
+
+
+def as_if_by_cuda(root: Path) -> None:
+    """The store's entries as a CUDA device would have left them."""
+    for folder in [path for path in (root / "store").iterdir() if (path / "entry.json").exists()]:
+        entry = json.loads((folder / "entry.json").read_text())
+        (folder / "entry.json").write_text(json.dumps(entry | {"device": "cuda"}))
+        folder.rename(f"{folder}-cuda")
+
+
+def test_no_stage_of_another_device_is_taken(tmp_path, capsys):
+    """`auto` and `cpu` share on a CPU; what CUDA has trained is trained anew, with one line, and stays beside it."""
+    one = small_runs.train("device=cpu", "sweep_name=one", tmp_path=tmp_path)
+    capsys.readouterr()
+    small_runs.train("device=auto", "sweep_name=two", tmp_path=tmp_path)
+    assert "reused from the store: float (2 epochs), warmup (2 epochs); trained by one/" in capsys.readouterr().out
+    as_if_by_cuda(tmp_path)
+    anew = small_runs.train("device=auto", "seed=42", "reg.lambda_act=2", "sweep_name=three", tmp_path=tmp_path)
+    said = capsys.readouterr().out
+    line = "float and warmup: the store has it from another type of device; it is trained here on cpu"
+    assert said.count(line) == 1 and "reused from the store" not in said
+    names = sorted(path.name for path in (tmp_path / "store").iterdir() if path.is_dir() and path.name != "locks")
+    assert names == sorted([*one["stages"].values()][:2] + [f"{name}-cuda" for name in [*one["stages"].values()][:2]])
+    assert anew["stages"]["warmup"] == one["stages"]["warmup"]
+
+
+def test_a_checkpoint_of_another_device_stops_the_run_and_stays(tmp_path, monkeypatch):
+    """A stage is not trained half on one type of device and half on another, and no half is thrown away unasked."""
+    seen = []
+
+    def after_the_second(path, state):
+        save(path, state)
+        if path.name == "checkpoint.pt" and state["stage"] == "br":
+            seen.append(path)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("brsweep.stages.run.save", after_the_second)
+        small_runs.train(tmp_path=tmp_path)
+    save(seen[0], load(seen[0]) | {"device": "cuda"})
+    kept = seen[0].read_bytes()
+    with pytest.raises(BrsweepError, match=r"br is trained on cuda up to epoch 3 of 4, and this process has cpu"):
+        small_runs.train(tmp_path=tmp_path)
+    assert seen[0].read_bytes() == kept
+    assert small_runs.train("force=true", tmp_path=tmp_path)["device"] == "cpu"
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

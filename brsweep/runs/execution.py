@@ -88,7 +88,7 @@ def execute_shared(config: Mapping[str, Any], upto: str) -> None:
         trained_by = f"{config['sweep_name']}/{name}"
         reporter = RunReporter(folder, trained_by, console, None)
         try:
-            train_shared(setup, stages, Store(Path(config["store_dir"])), trained_by, reporter)
+            train_shared(setup, stages, _store(setup), trained_by, reporter)
         finally:
             reporter.close()
 
@@ -138,7 +138,7 @@ def _train(run: Run, console: Console, watch: OnEpoch | None) -> dict[str, Any]:
     tracker = _tracker(run, console)
     steps = setup.tables.train.steps(config["data"]["batch_size"])
     reporter = RunReporter(run.folder, run.full_name, console, tracker, watch, steps_per_epoch=steps)
-    store = Store(Path(config["store_dir"]))
+    store = _store(setup)
     status = FAILED
     try:
         state, learner = run_stages(setup, run.stages, store, run.folder.checkpoints, run.full_name, reporter)
@@ -163,6 +163,10 @@ def _train(run: Run, console: Console, watch: OnEpoch | None) -> dict[str, Any]:
     console.say(summary(result))
     console.say(f"results in {run.folder.path}")
     return result
+
+
+def _store(setup: Any) -> Store:
+    return Store(Path(setup.config["store_dir"]), setup.device.type)
 
 
 def _tracker(run: Run, console: Console) -> Guarded | None:

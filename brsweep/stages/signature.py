@@ -36,7 +36,7 @@ from typing import Any
 from brsweep.errors import BrsweepError
 from brsweep.targets import HOMES
 
-VERSION = 2
+VERSION = 3
 """Part of every signature. Raised when the meaning of a stage changes in a way that no field and no code shows."""
 
 FLOAT_CORE = (
