@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -15,12 +16,21 @@ from benchmarks import rivals
 
 def describe(device: torch.device) -> dict[str, str]:
     """Device, versions and date, as plain text."""
-    versions = {"Python": platform.python_version(), "torch": torch.__version__, "numba": version("numba")}
+    versions = {"Python": platform.python_version(), "torch": torch.__version__} | _installed("numba", "triton")
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{_processor()}, {os.cpu_count()} cores",
         "versions": ", ".join(f"{name} {number}" for name, number in (versions | rivals.installed()).items()),
         "date": date.today().isoformat(),
     }
+
+
+def _installed(*names: str) -> dict[str, str]:
+    """Their versions, of those that are there."""
+    found = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _processor() -> str:

@@ -9,9 +9,10 @@ medians over the rounds. Its interval is the 95 % bootstrap over rounds. A singl
     textbook ...               as usually written: eager operators, a loop over the bins with masks (`textbook.py`)
     Brevitas, torchao LSQ      their quantizers in the same network, where installed (`rivals.py`)
 
-The process keeps freed memory, as training does. Images are random: a step's time does not depend on them. Memory is
-what autograd keeps for the backward. `--own` leaves all but float and brsweep's own steps out, so that many rounds take
-minutes. `--markdown` writes the tables between the marks that a page has for this network, `--figure` draws the ratios.
+The process is set as the default run sets its own: deterministic, freed memory kept, threads by the work of a step.
+Images are random: a step's time does not depend on them. Memory is what autograd keeps for the backward. `--own` leaves
+all but float and brsweep's own steps out, so that many rounds take minutes. `--markdown` writes the tables between the
+marks that a page has for this network, `--figure` draws the ratios.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from brsweep.data.tables import ImageTable
 from brsweep.models import resnet
 from brsweep.quant import LSQQuantizer, calibrate, quantize_model
 from brsweep.regularizers import BinRegularization
-from brsweep.training.allocator import keep_freed_memory
+from brsweep.stages.device import layer_work, set_threads, settle
 from brsweep.training.optim import build_optimizer
 from brsweep.training.step import Learner, Totals, train_step
 
@@ -137,6 +138,12 @@ def augmentation(batch_size: int, device: torch.device) -> Callable[[], None]:
     return step
 
 
+def as_a_run(device: torch.device, net: str, batch_size: int) -> None:
+    """Set this process as the default run sets its own: deterministic, and threads by the work of a step."""
+    settle(device, deterministic=True)
+    set_threads(0, layer_work(getattr(resnet, net)(10), (3, 32, 32), batch_size), device)
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -187,9 +194,9 @@ def main() -> None:
     if typed.from_json:
         result = json.loads(typed.from_json.read_text())
     else:
-        keep_freed_memory()
         bits = sorted(int(width) for width in typed.bits.split(","))
         device = torch.device(typed.device)
+        as_a_run(device, typed.net, typed.batch_size)
         result = report(typed.net, bits, typed.batch_size, typed.rounds, device, typed.compile, typed.own)
     page = show.page(result)
     print(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +10,13 @@ from importlib import import_module
 
 MODULES = ("torch", "brsweep.kernels", "hydra.core.global_hydra")
 """Where these settings live."""
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @contextmanager
 def kept(load: bool = True) -> Iterator[None]:
-    """Threads, deterministic algorithms, cuDNN's search, the kernels chosen and Hydra's state are as before.
+    """Threads, deterministic algorithms and what they fill, cuDNN's search, cuBLAS's workspace, the kernels chosen and
+    Hydra's state are as before.
 
     load: import what has them. Otherwise only what is loaded already is kept: who needs no torch does not wait for it.
     """
@@ -22,6 +25,8 @@ def kept(load: bool = True) -> Iterator[None]:
         threads, cudnn = torch.get_num_threads(), torch.backends.cudnn.benchmark
         strict = torch.are_deterministic_algorithms_enabled()
         only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+        fills = torch.utils.deterministic.fill_uninitialized_memory
+    workspace = os.environ.get(CUBLAS)
     choice = kernels and kernels._choice
     composing = hydra and hydra.GlobalHydra.instance().hydra
     try:
@@ -30,7 +35,10 @@ def kept(load: bool = True) -> Iterator[None]:
         if torch:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(strict, warn_only=only_warns)
+            torch.utils.deterministic.fill_uninitialized_memory = fills
             torch.backends.cudnn.benchmark = cudnn
+        os.environ.pop(CUBLAS, None)
+        os.environ |= {} if workspace is None else {CUBLAS: workspace}
         if kernels:
             kernels._choice = choice
         if hydra:

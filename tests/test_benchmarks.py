@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
 
-from benchmarks import epochs, rivals, show
+from benchmarks import epochs, neighbour, rivals, show, step
 from benchmarks.precision import penalty_error
 from benchmarks.step import variants
 from benchmarks.textbook import TextbookLSQ, loop_penalty
 from benchmarks.timing import measure, ratio
 from brsweep.quant import LSQQuantizer
 from brsweep.regularizers import BinRegularizer
+from brsweep.stages.device import ALL_THREADS
 
 
 @pytest.mark.parametrize("bits", [2, 8])
@@ -71,10 +73,10 @@ def test_ratio_and_its_interval():
 def test_each_step_runs_once_a_round_and_once_before():
     calls = {"a": 0, "b": 0}
 
-    def step(name):
+    def take(name):
         calls[name] += 1
 
-    seconds = measure({name: lambda name=name: step(name) for name in calls}, rounds=3)
+    seconds = measure({name: lambda name=name: take(name) for name in calls}, rounds=3)
     assert calls == {"a": 4, "b": 4} and [len(times) for times in seconds.values()] == [3, 3]
 
 
@@ -114,6 +116,50 @@ def test_a_whole_training_from_a_few_epochs():
     # 0.5 and 1 minutes an epoch: 150 minutes for a hundred of each, and 3 beside
     assert told == "| a net | 0.50 min | 1.00 min | 180 s | 2.5 h |"
     assert told.count("|") == epochs.HEAD.splitlines()[0].count("|")
+
+
+def test_the_step_is_timed_under_the_settings_of_the_default_run(monkeypatch):
+    asked = []
+    monkeypatch.setattr(step, "report", lambda *given: asked.append(settings()) or RESULT)
+    monkeypatch.setattr("sys.argv", ["step", "--bits", "2"])
+    torch.use_deterministic_algorithms(False)
+    step.main()
+    assert asked == [(True, False, ALL_THREADS)]
+
+
+def settings() -> tuple:
+    strict, fills = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    return strict, fills, torch.get_num_threads()
+
+
+def test_a_neighbours_price_is_busy_over_quiet(monkeypatch):
+    """Three rounds: the choice by the work holds its limit, two threads do not; one busy process at a time."""
+    beside = []
+
+    @contextmanager
+    def watched():
+        beside.append(1)
+        yield
+        beside.pop()
+
+    monkeypatch.setattr(neighbour, "neighbour", watched)
+    monkeypatch.setattr(
+        neighbour, "train", lambda threads, _: {"float": (4.0 if threads else 1.2) if beside else 1.0, "br": 2.0}
+    )
+    lines = neighbour.rows(neighbour.rounds(3, (0, 2), ()))
+    assert lines == [
+        "| by the work | float | 1.00 s | 1.20 s | 1.20 (1.20 to 1.20) holds |",
+        "| by the work | br | 2.00 s | 2.00 s | 1.00 (1.00 to 1.00) holds |",
+        "| 2 | float | 1.00 s | 4.00 s | 4.00 (4.00 to 4.00) |",
+        "| 2 | br | 2.00 s | 2.00 s | 1.00 (1.00 to 1.00) |",
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_beside_a_busy_process():
+    with neighbour.neighbour():
+        seconds = neighbour.train(1, ["model=tiny", "data=synthetic"])
+    assert list(seconds) == ["float", "warmup", "br"] and min(seconds.values()) > 0
 
 
 RESULT = {

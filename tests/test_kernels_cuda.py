@@ -43,6 +43,7 @@ def test_without_a_device_it_is_refused_and_auto_says_nothing():
     assert kernels.chosen("cuda") == "reference"
 
 
+@pytest.mark.cuda
 @pytest.mark.system
 @needs_triton
 @needs_cuda

@@ -166,6 +166,7 @@ def test_a_whole_step_never_reads_a_value_back():
         totals.read()  # the place that waits
 
 
+@pytest.mark.cuda
 @pytest.mark.system
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 def test_a_whole_step_on_a_device_never_waits_for_it():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from hydra import initialize
 from hydra.core.global_hydra import GlobalHydra
-from process_settings import kept
+from process_settings import CUBLAS, kept
 
 from brsweep import kernels
 
@@ -20,7 +21,9 @@ def settings() -> tuple:
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
         torch.backends.cudnn.benchmark,
+        os.environ.get(CUBLAS),
         kernels._choice,
         GlobalHydra.instance().hydra,
     )
@@ -32,8 +35,10 @@ def test_everything_is_as_before(load):
     with pytest.raises(ZeroDivisionError), kept(load):
         torch.set_num_threads(before[0] + 1)
         torch.use_deterministic_algorithms(not before[1], warn_only=True)
-        torch.backends.cudnn.benchmark = not before[3]
-        kernels.use("reference" if before[4] != "reference" else "numba")
+        torch.utils.deterministic.fill_uninitialized_memory = not before[3]
+        torch.backends.cudnn.benchmark = not before[4]
+        os.environ[CUBLAS] = "else"
+        kernels.use("reference" if before[6] != "reference" else "numba")
         initialize(version_base="1.3")
         during = settings()
         1 / 0  # noqa: B018

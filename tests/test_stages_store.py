@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from brsweep.errors import BrsweepError
-from brsweep.stages.store import ENTRY, STATE, Store, os_lock
+from brsweep.stages.store import CUDA, ENTRY, STATE, Store, os_lock, stores
 
 ROOT = Path(__file__).parents[1]
 HOLD = "import sys; from pathlib import Path; from brsweep.stages.store import os_lock\n"
@@ -163,4 +163,47 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 def test_the_entry_says_what_it_is(store):
     folder = publish(store).parent
     entry = json.loads((folder / ENTRY).read_text())
-    assert entry["stage"] == "float" and set(entry) == {"stage", "trained_by", "signature", "sha256", "bytes"}
+    assert entry["stage"] == "float" and set(entry) == {"stage", "trained_by", "signature", "device", "sha256", "bytes"}
+
+
+# --- types of devices ------------------------------------------------------------------------------------------------
+
+
+def test_what_one_type_of_device_trained_is_none_of_the_others(tmp_path):
+    """Side by side, each found by its own; the one who plans asks for both where the device is not known yet."""
+    cpu, cuda = Store(tmp_path / "store"), Store(tmp_path / "store", CUDA)
+    publish(cpu, b"by the processor")
+    assert cuda.find("abc") is None and cuda.elsewhere("abc") and not cpu.elsewhere("abc")
+    publish(cuda, b"by the card")
+    assert cpu.find("abc").read_bytes() == b"by the processor" and cuda.find("abc").read_bytes() == b"by the card"
+    assert [cpu.entry("abc")["device"], cuda.entry("abc")["device"]] == ["cpu", "cuda"]
+    with cuda.lock("abc"), cpu.lock("abc", pytest.fail):
+        assert cuda.in_training("abc")
+
+
+def test_an_entry_under_the_name_of_another_device_is_damage(tmp_path):
+    cpu, cuda = Store(tmp_path / "store"), Store(tmp_path / "store", CUDA)
+    publish(cuda).parent.rename(cpu.root / "abc")
+    with pytest.warns(UserWarning, match=r"damaged \(it is the stage abc of cuda\)"):
+        assert cpu.find("abc") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "devices"), [("auto", ["cpu", "cuda"]), ("cpu", ["cpu"]), ("cuda", ["cuda"]), ("cuda:3", ["cuda"])]
+)
+def test_where_the_stages_of_a_run_may_lie(name, devices, tmp_path):
+    found = stores({"device": name, "store_dir": str(tmp_path)})
+    assert [store.device for store in found] == devices and {store.root for store in found} == {tmp_path}
+
+
+def test_folders_of_every_device_are_the_stores(tmp_path):
+    """Clean-up sees them all, and takes nothing else for one of them."""
+    signature = "0123456789abcdef"
+    cuda = Store(tmp_path / "store", CUDA)
+    publish(cuda, signature=signature)
+    with cuda.lock(signature):
+        for name in (f"{signature}-cuda.partial", f"{signature}-mine", f"{signature}-"):
+            (cuda.root / name).mkdir()
+        assert [path.name for path in Store(cuda.root).folders()] == [f"{signature}-cuda", f"{signature}-cuda.partial"]
+        assert not Store(cuda.root).remove(cuda.root / f"{signature}-cuda")  # a process is at it
+    assert Store(cuda.root).remove(cuda.root / f"{signature}-cuda") and cuda.find(signature) is None

@@ -45,16 +45,16 @@ def left(store: Store) -> list[str]:
 
 
 def test_only_what_no_unfinished_run_needs_is_removed(tmp_path, capsys):
-    store = stored(tmp_path, A, B, C, C + ".partial", D + ".partial", A + ".damaged")
+    store = stored(tmp_path, A, B, C, C + ".partial", D + ".partial", A + ".damaged", C + "-cuda", D + "-cuda")
     sweep(tmp_path, "one", [A, C], finished=False)
     sweep(tmp_path, "two", [B], finished=True)
     cleanup.main([str(tmp_path)])
     said = capsys.readouterr().out
-    assert "6 entries, 6.0 MiB; 3.0 MiB needed by no unfinished run" in said
-    assert left(store) == [A, A + ".damaged", B, C, C + ".partial", D + ".partial"], "nothing without --remove"
+    assert "8 entries, 8.0 MiB; 4.0 MiB needed by no unfinished run" in said
+    assert len(left(store)) == 8, "nothing without --remove"
     cleanup.main([str(tmp_path), "--remove"])
-    assert "removed 3 entries, 3.0 MiB" in capsys.readouterr().out
-    assert left(store) == [A, C, C + ".partial"]
+    assert "removed 4 entries, 4.0 MiB" in capsys.readouterr().out
+    assert left(store) == [A, C, C + "-cuda", C + ".partial"]
 
 
 def test_what_is_being_trained_stays(tmp_path):

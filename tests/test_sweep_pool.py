@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from brsweep.errors import BrsweepError
 from brsweep.stages.plan import Stage
 from brsweep.stages.store import os_lock
 from brsweep.sweep import local
@@ -31,6 +33,7 @@ def task(folder: Path, name: str, parent: str | None = None, run=("finish",), sh
     """A run, or, with `shared`, a shared stage whose signature is `name`."""
     config = {
         "output_dir": str(folder), "sweep_name": "s", "store_dir": str(folder / "store"), "fake_name": name,
+        "device": "auto",
         "act": {"run": run, "shared": shared}, "pretrained": None, "schedule": {"float_epochs": 1},
     }  # fmt: skip
     above = None if parent is None else f"stages/warmup-{parent}"
@@ -220,6 +223,39 @@ def test_a_worker_dies_with_its_launcher(tmp_path):
         time.sleep(0.01)
     os.kill(worker, signal.SIGKILL)
     pytest.fail("the worker outlived its launcher by ten seconds")
+
+
+@pytest.mark.parametrize(
+    ("devices", "visible", "says"),
+    [
+        (("0", "1"), None, None),
+        (("0", "1"), "0,1,2", None),
+        (("0", "3"), "0, 1,2", "hydra.launcher.devices: 3 is not among CUDA_VISIBLE_DEVICES=0, 1,2; take devices of"),
+        (("MIG-1a/1/0",), "MIG-1a/1/0,MIG-1a/2/0", None),
+        (("GPU-2b",), "GPU-1a", "hydra.launcher.devices: GPU-2b is not among CUDA_VISIBLE_DEVICES=GPU-1a"),
+        (("0",), "GPU-1a", None),  # names of two kinds can't be compared
+        ((None, None), "3", None),
+    ],
+)
+def test_devices_are_those_that_the_launcher_may_use(devices, visible, says, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if says is None:
+        LocalEngine(devices).check()
+    else:
+        with pytest.raises(BrsweepError, match=re.escape(says)):
+            LocalEngine(devices).check()
+
+
+def test_a_worker_sees_one_device_so_no_run_may_name_another(tmp_path):
+    numbered = task(tmp_path, "a")
+    numbered.config["device"] = "cuda:1"
+    alone, in_turn = LocalEngine(("0",)), LocalEngine()
+    alone.tasks = in_turn.tasks = [numbered]
+    in_turn.check()
+    with pytest.raises(BrsweepError, match=r"^device=cuda:1: .* each run sees one device alone; take device=cuda"):
+        alone.check()
 
 
 def test_slots_and_threads():

@@ -36,7 +36,7 @@ def slurm(tmp_path, monkeypatch) -> FakeSlurm:
 
 def task(name: str, parent: str | None = None, root: Path = Path("runs")) -> Task:
     """A run, or, where its name is that of a stage, a shared stage."""
-    config = {"output_dir": str(root), "sweep_name": "s", "store_dir": str(root / "store")}
+    config = {"output_dir": str(root), "sweep_name": "s", "store_dir": str(root / "store"), "device": "auto"}
     return Task(name, config, name.split("-")[1] if "/" in name else None, (), parent, (name,))
 
 

@@ -19,7 +19,7 @@ from brsweep.quant import calibrate, quantize_model
 from brsweep.regularizers import BinRegularizer
 from brsweep.regularizers.regularizer import ramp
 from brsweep.training.evaluate import evaluate, with_reestimated_norms
-from brsweep.training.measure import CodeChanges, Probe, penalty_totals
+from brsweep.training.measure import CodeChanges, Probe, _cell_counts, penalty_totals
 from brsweep.training.optim import build_optimizer, check_partition, freeze_alphas, parameter_groups, set_lr
 from brsweep.training.schedule import lr_factor, seed_of
 from brsweep.training.step import Learner
@@ -340,3 +340,15 @@ def test_histograms_hold_every_value(probed):
         assert int(seen["counts"].sum()) + seen["below"] + seen["above"] == received[site.name].numel()
         steps = (received[site.name] / site.quantizer.alpha.clamp(min=ALPHA_FLOOR)).flatten()
         assert seen["below"] == int((steps < site.grid.qn - 1.5).sum())
+
+
+def test_cells_of_a_histogram_are_told_apart_exactly():
+    """Half-open cells of an eighth from -3.5 up to 2.5, on their edges and a rounding beside them; what lies outside,
+    infinite values included, is numbered apart, and what is no number counts as below."""
+    edges = torch.arange(-28, 21) / 8.0
+    beside = torch.cat((edges, torch.nextafter(edges, torch.tensor(math.inf)), torch.nextafter(edges, -edges[-1:] * 9)))
+    counts = _cell_counts(beside, -3.5, 2.5, 8)
+    assert counts.dtype == torch.int64 and counts.tolist() == [1, *[3] * 48, 2]
+    outside = torch.tensor([math.inf, -math.inf, 1e30, -1e30, 2.5, math.nan])
+    assert _cell_counts(outside, -3.5, 2.5, 8).nonzero().flatten().tolist() == [0, 49]
+    assert _cell_counts(outside, -3.5, 2.5, 8)[0] == 3

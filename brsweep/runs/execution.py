@@ -15,7 +15,7 @@ from brsweep.runs.folder import CONSOLE, RunFolder
 from brsweep.runs.reporter import OnEpoch, RunReporter
 from brsweep.runs.result import run_result, summary
 from brsweep.runs.run import Run, finished_elsewhere, finished_result, is_stale, shared_folder, sweeps_in
-from brsweep.runs.words import final_values, settings_lines, tags
+from brsweep.runs.words import final_values, settings_lines, tags, threads
 from brsweep.stages.store import Store
 from brsweep.tracking.console import Console
 from brsweep.tracking.tracker import FAILED, FINISHED, INTERRUPTED, Guarded, RunInfo
@@ -84,10 +84,11 @@ def execute_shared(config: Mapping[str, Any], upto: str) -> None:
     with folder.locked(), _recorded(folder) as console:
         console.say(f"shared stages {', '.join(f'{stage.name} {stage.epochs}' for stage in stages)}: {folder.path}")
         setup = Setup.of(config, run.source)
+        console.say(f"{setup.device}, {threads(config, setup)}")
         trained_by = f"{config['sweep_name']}/{name}"
         reporter = RunReporter(folder, trained_by, console, None)
         try:
-            train_shared(setup, stages, Store(Path(config["store_dir"])), trained_by, reporter)
+            train_shared(setup, stages, _store(setup), trained_by, reporter)
         finally:
             reporter.close()
 
@@ -107,9 +108,16 @@ def _recorded(folder: RunFolder) -> Iterator[Console]:
         folder.write_failure(str(error), CONSOLE)
         raise
     except Exception as error:
-        line = (str(error).strip().splitlines() or [""])[0]
-        folder.write_failure(f"{type(error).__name__}: {line}", CONSOLE)
-        raise
+        from brsweep.stages.device import explained
+
+        line = explained(error)
+        if line is None:
+            first = (str(error).strip().splitlines() or [""])[0]
+            folder.write_failure(f"{type(error).__name__}: {first}", CONSOLE)
+            raise
+        console.warn(f"stopped: {line}")
+        folder.write_failure(line, CONSOLE)
+        raise BrsweepError(line) from None
     finally:
         console.close()
 
@@ -130,7 +138,7 @@ def _train(run: Run, console: Console, watch: OnEpoch | None) -> dict[str, Any]:
     tracker = _tracker(run, console)
     steps = setup.tables.train.steps(config["data"]["batch_size"])
     reporter = RunReporter(run.folder, run.full_name, console, tracker, watch, steps_per_epoch=steps)
-    store = Store(Path(config["store_dir"]))
+    store = _store(setup)
     status = FAILED
     try:
         state, learner = run_stages(setup, run.stages, store, run.folder.checkpoints, run.full_name, reporter)
@@ -155,6 +163,10 @@ def _train(run: Run, console: Console, watch: OnEpoch | None) -> dict[str, Any]:
     console.say(summary(result))
     console.say(f"results in {run.folder.path}")
     return result
+
+
+def _store(setup: Any) -> Store:
+    return Store(Path(setup.config["store_dir"]), setup.device.type)
 
 
 def _tracker(run: Run, console: Console) -> Guarded | None:

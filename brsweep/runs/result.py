@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,10 +91,13 @@ def summary(result: Mapping[str, Any]) -> str:
 
 
 def _versions() -> dict[str, Any]:
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    packages = ("torch", "torchvision", "numba", "numpy")
-    return {"versions": {"python": platform.python_version()} | {name: version(name) for name in packages}}
+    versions = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "numba", "numpy", "triton"):
+        with suppress(PackageNotFoundError):  # a run needs none of the kernels' compilers that it does not use
+            versions[name] = version(name)
+    return {"versions": versions}
 
 
 def _git() -> dict[str, Any]:

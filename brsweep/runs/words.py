@@ -90,15 +90,13 @@ def printable(text: str) -> str:
 
 def settings_lines(config: Mapping[str, Any], setup: Any, stages: Sequence[Stage]) -> list[str]:
     """What a person checks before letting a training run."""
-    import torch
-
     from brsweep import kernels
 
     tables, reg = setup.tables, config["reg"]
     val = 0 if tables.val is None else len(tables.val)
     ends = config["quant"]["first_last_bits"]
     plan = ", ".join(f"{stage.name} {stage.epochs}" for stage in stages)
-    where = f"{setup.device}, {torch.get_num_threads()} threads, {config['precision']}"
+    where = f"{setup.device}, {threads(config, setup)}, {config['precision']}"
     return [
         f"data {_last(config['data'])}: {len(tables.train)} training, {val} validation, {len(tables.test)} test images",
         f"net {_last(config['model'])}, {bits(config)}{'' if ends in (None, FLOAT_BITS) else f', ends {ends} bits'}; "
@@ -106,6 +104,15 @@ def settings_lines(config: Mapping[str, Any], setup: Any, stages: Sequence[Stage
         f"epochs {plan}; lambda_weight={reg['lambda_weight']:g} lambda_act={reg['lambda_act']:g}; "
         f"alpha {alpha_control(config)}",
     ]
+
+
+def threads(config: Mapping[str, Any], setup: Any) -> str:
+    """How many of the CPU's threads the process takes, and who chose them."""
+    import torch
+
+    count = torch.get_num_threads()
+    chosen = not config["threads"] and setup.device.type == "cpu"
+    return f"{count} thread{'' if count == 1 else 's'}{' (by the work of a step)' if chosen else ''}"
 
 
 def _last(node: Mapping[str, Any]) -> str:

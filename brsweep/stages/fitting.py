@@ -7,18 +7,21 @@ otherwise stop a run in its first step, and a pattern of `quant.overrides` that 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from brsweep import targets
+from brsweep import kernels, targets
 from brsweep.data.split import split_indices
 from brsweep.errors import BrsweepError
 from brsweep.models.build import build_model
+from brsweep.quant.calibration import calibrate
 from brsweep.quant.convert import clip_relus, quantize_model
+from brsweep.quant.sites import Site
+from brsweep.stages.determinism import Watch
 from brsweep.stages.setup import TABLE_OPTIONS
 from brsweep.training.checkpoint import load_pretrained
 from brsweep.training.optim import build_optimizer
@@ -27,8 +30,11 @@ from brsweep.training.schedule import seed_of
 DATA_OPTIONS = (*TABLE_OPTIONS, "batch_size")
 
 
-def check_together(config: Mapping[str, Any], source: Any) -> None:
-    """Raise `BrsweepError` unless the parts can be made and fit the data; see `check_parts`."""
+def check_together(config: Mapping[str, Any], source: Any, strict: bool = False) -> None:
+    """Raise `BrsweepError` unless the parts can be made and fit the data; see `check_parts`.
+
+    strict: the run is to be deterministic on CUDA: refuse what has no such form there.
+    """
     shape, classes, count = _look_at_data(config, source)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # the run says what there is to say
@@ -40,8 +46,17 @@ def check_together(config: Mapping[str, Any], source: Any) -> None:
         node = quant.pop("quantizer")
         own = {key: value for key, value in node.items() if key != targets.TARGET}
         quantizer = partial(targets.locate("quant.quantizer", node[targets.TARGET]), **own)
-        _, done = _made("quant", node, lambda: quantize_model(model, quantizer=quantizer, **quant))
-        targets.build("reg", config["reg"]).check(done.sites)
+        if strict:
+            _check_determinism(f"model: {config['model'][targets.TARGET]}", model, shape)
+        quantized, done = _made("quant", node, lambda: quantize_model(model, quantizer=quantizer, **quant))
+        regularizer = targets.build("reg", config["reg"])
+        regularizer.check(done.sites)
+        if strict:
+            kernels.use("reference")  # on the CPU, where this is tried
+            try:
+                _check_determinism("quant, reg", quantized, shape, regularizer, done.sites)
+            finally:
+                kernels.use(config["kernels"])
 
 
 def _look_at_data(config: Mapping[str, Any], source: Any) -> tuple[tuple[int, int, int], int, int]:
@@ -120,6 +135,27 @@ def _check_forward(
         raise BrsweepError(
             f"{name}: returns {list(logits.shape)} for {batch} {size}; [{batch}, {classes}] is wanted, a logit for "
             f"each class"
+        )
+
+
+def _check_determinism(
+    where: str, model: nn.Module, shape: tuple[int, int, int], regularizer: Any = None, sites: Sequence[Site] = ()
+) -> None:
+    """Raise `BrsweepError` where a training step calls an operator that CUDA has no deterministic form of."""
+    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    if sites:
+        calibrate(model, [images])
+    with Watch().inside(model.train()) as watch:
+        if regularizer is None:
+            model(images)
+        else:
+            with regularizer.collect(sites) as seen:
+                model(images)
+            regularizer.penalties(seen)
+    if watch.raising:
+        raise BrsweepError(
+            f"{where}: CUDA has no deterministic form of {watch.words()}; set deterministic=false, and equal runs then "
+            f"differ in their last bits, or take another layer"
         )
 
 

@@ -31,12 +31,14 @@ NOT_RESULTS = (
 """Fields that can't change a result. (Threads change the order of sums, and so the last bits; a run's record says how
 many it had. A pretrained file counts by its content.)"""
 REPORTING = ("reestimate_bn_batches",)
+ELSEWHERE = ("device",)
+"""What is part of a stage's place in the store instead, since the process that trains knows it alone."""
 FLOAT_BLIND = (
     "quant", "reg", "qat_optimizer", "kernels", "calibration_batches",
     "schedule.warmup_epochs", "schedule.qat_epochs", "schedule.qat_lr_warmup_epochs", "schedule.freeze_alpha",
-    *REPORTING,
+    *REPORTING, *ELSEWHERE,
 )  # fmt: skip
-QAT_BLIND = ("float_optimizer", "schedule.float_epochs", "schedule.float_lr_warmup_epochs", *REPORTING)
+QAT_BLIND = ("float_optimizer", "schedule.float_epochs", "schedule.float_lr_warmup_epochs", *REPORTING, *ELSEWHERE)
 WARMUP_BLIND = (*QAT_BLIND, "reg", "schedule.freeze_alpha")
 
 
@@ -71,6 +73,7 @@ class Stage:
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with every field that has no effect at its plainest value, so that equal runs look equal."""
     config = copy.deepcopy(dict(config))
+    config["device"] = config["device"].partition(":")[0]  # which of several like ones
     reg, schedule = config["reg"], config["schedule"]
     if reg.get("_target_") != BIN_REGULARIZATION:
         return config

@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ import torch
 from brsweep import kernels, targets
 from brsweep.arguments import check_arguments
 from brsweep.errors import BrsweepError
+from brsweep.stages.device import check_device, set_workspace
 from brsweep.stages.fitting import DATA_OPTIONS, check_together
-from brsweep.stages.setup import find_device
 from brsweep.stages.signature import digest
 from brsweep.training.optim import GROUP_OPTIONS
 
@@ -35,15 +36,15 @@ def check_parts(config: Mapping[str, Any], device: bool = True, source: Any = No
     device: false leaves out device, kernels and compiler, for runs that will train on another machine.
     source: the run's data where it is at hand already.
     """
-    if device:
-        _check_device(config)
+    found = _check_device(config) if device else None
     for key in ("output_dir", "store_dir"):
         _check_writable(key, Path(config[key]))
     check_signatures(config)
     data = ("data", "model", "float_optimizer", "qat_optimizer", "quant", "reg", "pretrained")
-    key = digest({name: config[name] for name in (*data, "pretrained_replace_head", "output_dir")})
+    strict = found is not None and found.type == "cuda" and config["deterministic"]
+    key = digest({name: config[name] for name in (*data, "pretrained_replace_head", "output_dir")} | {"strict": strict})
     if key not in _sound:
-        check_together(config, source)
+        check_together(config, source, strict)
         _sound.add(key)
 
 
@@ -75,10 +76,9 @@ def _check(where: str, node: Mapping[str, Any], **given: Any) -> None:
     check_arguments(where, node[targets.TARGET], targets.locate(where, node[targets.TARGET]), own, given)
 
 
-def _check_device(config: Mapping[str, Any]) -> None:
-    found = find_device(config["device"])
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise BrsweepError(f"device={config['device']}: this machine has {torch.cuda.device_count()} CUDA devices")
+def _check_device(config: Mapping[str, Any]) -> torch.device:
+    found = check_device(config)
+    set_workspace(found, config["deterministic"])
     kernels.use(config["kernels"], found.type)
     if config["compile"] and found.type == "cpu":
         compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
@@ -87,6 +87,9 @@ def _check_device(config: Mapping[str, Any]) -> None:
                 f"compile=true: torch.compile wants a C++ compiler on a CPU, and {compiler} is not found; install "
                 f"it, name another in the variable CXX, or set compile=false"
             )
+    if config["compile"] and found.type == "cuda" and find_spec("triton") is None:
+        raise BrsweepError("compile=true: torch.compile wants Triton on CUDA; pip install triton, or set compile=false")
+    return found
 
 
 def _check_writable(key: str, path: Path) -> None:

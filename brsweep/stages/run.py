@@ -73,6 +73,10 @@ def train_shared(
 ) -> dict[str, Any]:
     """Train and publish those of `stages`, a run's first ones, that the store lacks; return the last one's state."""
     state, begin = _deepest(stages, store, reporter)
+    elsewhere = [stage.name for stage in stages[begin:] if store.elsewhere(stage.signature)]
+    if elsewhere:
+        names = " and ".join(elsewhere)
+        reporter.say(f"{names}: the store has it from another type of device; it is trained here on {store.device}")
     for stage in stages[begin:]:
         with store.lock(stage.signature, lambda s=stage: reporter.say(f"{s.name}: another run trains it; waiting")):
             path = store.find(stage.signature)
@@ -110,7 +114,8 @@ def _prepare(setup: Setup, stage: Stage, parent: dict[str, Any] | None, folder: 
     state = {"history": [], "layers": [], "snapshots": {}, "float": None, "best": None, "collapse": None}
     state |= {key: parent[key] for key in ("history", "layers", "snapshots", "float")} if parent else {}
     state |= {"signature": stage.signature, "stage": stage.name, "quantized": stage.quantized, "done": stage.first}
-    saved = _checkpoint(folder, stage, reporter)
+    state["device"] = setup.device.type
+    saved = _checkpoint(folder, stage, setup.device.type, reporter)
     if saved is not None:
         learner.model.load_state_dict(saved["model"])
         learner.optimizer.load_state_dict(saved["optimizer"])
@@ -216,8 +221,11 @@ def _keep_best(state: dict[str, Any], record: Mapping[str, Any], learner: Learne
         save(folder / BEST, {"model": learner.model.state_dict()})
 
 
-def _checkpoint(folder: Path, stage: Stage, reporter: Reporter) -> dict[str, Any] | None:
-    """The checkpoint of the stage in `folder`; None, with a warning, where it or best.pt is damaged."""
+def _checkpoint(folder: Path, stage: Stage, device: str, reporter: Reporter) -> dict[str, Any] | None:
+    """The checkpoint of the stage in `folder`; None, with a warning, where it or best.pt is damaged.
+
+    Raises `BrsweepError` for one of another type of device: half a stage of each would be neither's result.
+    """
     if not (folder / CHECKPOINT).exists():
         return None
     try:
@@ -229,6 +237,11 @@ def _checkpoint(folder: Path, stage: Stage, reporter: Reporter) -> dict[str, Any
     except BrsweepError as error:
         reporter.warn(f"{error}; {stage.name} begins anew")
         return None
+    if saved["device"] != device:
+        raise BrsweepError(
+            f"{folder / CHECKPOINT}: {stage.name} is trained on {saved['device']} up to epoch {saved['done']} of "
+            f"{stage.last}, and this process has {device}; go on there, or begin anew here with force=true"
+        )
     return saved
 
 

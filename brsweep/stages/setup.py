@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from brsweep.errors import BrsweepError
 from brsweep.models.build import build_model
 from brsweep.quant.calibration import calibrate
 from brsweep.quant.convert import Conversion, clip_relus, quantize_model
-from brsweep.training.allocator import keep_freed_memory
+from brsweep.stages.device import find_device, layer_work, set_threads, settle
 from brsweep.training.checkpoint import load_pretrained
 from brsweep.training.measure import Probe
 from brsweep.training.optim import build_optimizer
@@ -39,36 +40,44 @@ class Setup:
     @classmethod
     def of(cls, config: Mapping[str, Any], source: Any) -> Setup:
         """Prepare this process (memory, threads, determinism, kernels) and load the data."""
-        keep_freed_memory()
         device = find_device(config["device"])
-        if config["threads"]:
-            torch.set_num_threads(config["threads"])
-        torch.use_deterministic_algorithms(config["deterministic"])
-        torch.backends.cudnn.benchmark = not config["deterministic"]
+        settle(device, config["deterministic"])
         kernels.use(config["kernels"], device.type)
         if config["compile"]:
             torch.compiler.reset()  # what earlier runs of this process compiled counts against a limit
         options = {key: config["data"][key] for key in TABLE_OPTIONS}
         tables = build_tables(source, device=device, channels_last=config["channels_last"], **options)
-        return cls(config, tables, device)
+        setup = cls(config, tables, device)
+        setup._set_threads()
+        return setup
+
+    def _set_threads(self) -> None:
+        asked, work = self.config["threads"], math.inf
+        if not asked and self.device.type == "cpu":
+            shape = (self.tables.channels, *self.tables.image_size)
+            work = layer_work(self._placed(self._network()), shape, self.config["data"]["batch_size"])
+        set_threads(asked, work, self.device)
 
     def float_model(
         self, state: Mapping[str, Tensor] | None = None, say: Callable[[str], None] = lambda line: None
     ) -> nn.Module:
         """The float network, its ReLUs clipped as the quantized one's will be; weights by the seed, or `state`, or from
         a pretrained file, of which `say` tells what was taken."""
-        node = self.config["model"]
-        factory = targets.locate("model", node[targets.TARGET])
-        arguments = {key: value for key, value in node.items() if key != targets.TARGET}
-        seed = seed_of(self.config["seed"], "weights")
-        size = {"image_size": self.tables.image_size}
-        model = build_model(factory, len(self.tables.classes), self.tables.channels, seed, **size, **arguments)
-        model = clip_relus(model, self.config["quant"]["clip_value"])
+        model = clip_relus(self._network(), self.config["quant"]["clip_value"])
         if state is not None:
             model.load_state_dict(state)
         elif self.config["pretrained"]:
             say(load_pretrained(self.config["pretrained"], model, self.config["pretrained_replace_head"]))
         return self._placed(model)
+
+    def _network(self) -> nn.Module:
+        """As the factory makes it, on the CPU."""
+        node = self.config["model"]
+        factory = targets.locate("model", node[targets.TARGET])
+        arguments = {key: value for key, value in node.items() if key != targets.TARGET}
+        seed = seed_of(self.config["seed"], "weights")
+        size = {"image_size": self.tables.image_size}
+        return build_model(factory, len(self.tables.classes), self.tables.channels, seed, **size, **arguments)
 
     def quantized_model(self, float_state: Mapping[str, Tensor] | None = None) -> tuple[nn.Module, Conversion]:
         """The quantized network with a float network's weights; its activations have no step size yet."""
@@ -117,15 +126,3 @@ class Setup:
     def _placed(self, model: nn.Module) -> nn.Module:
         layout = torch.channels_last if self.config["channels_last"] else torch.contiguous_format
         return model.to(self.device, memory_format=layout)
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name. Raises `BrsweepError` where this machine has none."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise BrsweepError(f"device={name}: torch finds no CUDA device on this machine; take device=cpu or auto")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise BrsweepError(f"device={name}: choose auto, cpu or cuda") from None

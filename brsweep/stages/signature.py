@@ -36,12 +36,12 @@ from typing import Any
 from brsweep.errors import BrsweepError
 from brsweep.targets import HOMES
 
-VERSION = 2
+VERSION = 3
 """Part of every signature. Raised when the meaning of a stage changes in a way that no field and no code shows."""
 
 FLOAT_CORE = (
     "training", "data/images.py", "data/split.py", "data/tables.py", "models/build.py",
-    "stages/setup.py", "stages/run.py",
+    "stages/device.py", "stages/setup.py", "stages/run.py",
     "quant/convert.py", "quant/copying.py", "quant/floats.py", "quant/layers.py", "quant/places.py", "quant/policy.py",
     "quant/steps.py", "quant/tracing.py",
 )  # fmt: skip

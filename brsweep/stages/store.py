@@ -1,11 +1,14 @@
-"""Finished stages on disk, by signature.
+"""Finished stages on disk, by signature, and by the type of device that trained them.
 
     <root>/.brsweep-store            the marker: this folder is a store, made here
     <root>/<signature>/state.pt      the stage's end: network, optimizer, records
-    <root>/<signature>/entry.json    what it is, its signature, and the SHA-256 of state.pt
+    <root>/<signature>/entry.json    what it is, its signature, its device, and the SHA-256 of state.pt
     <root>/<signature>.partial/      the checkpoint of a stage in training
     <root>/<signature>.damaged/      set aside
     <root>/locks/<signature>         held, by an OS lock, by the process that trains it
+
+Names on CUDA are <signature>-cuda. A signature does not hold the device, which a plan can't know (`device=auto` on a
+cluster's login node): the process that trains does, and takes no stage that another type of device has computed.
 
 An entry appears whole, in one rename, or not at all. One that is damaged, or that lies under another stage's signature,
 is set aside and trained again, with a warning: never a wrong result. Nothing else in the folder is ever touched, and no
@@ -25,7 +28,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,16 +36,17 @@ from brsweep.errors import BrsweepError
 
 MARKER, LOCKS = ".brsweep-store", "locks"
 STATE, ENTRY = "state.pt", "entry.json"
-NAME = re.compile(r"[0-9a-f]{16}(\.partial|\.damaged)?")
+CPU, CUDA = "cpu", "cuda"
+NAME = re.compile(r"[0-9a-f]{16}(?:-cuda)?(\.partial|\.damaged)?")
 HELD_BY = {"": {STATE, ENTRY}, ".partial": {STATE, ENTRY, "checkpoint.pt"}, ".damaged": {STATE, ENTRY, "checkpoint.pt"}}
 """What each kind of folder may hold, beside hidden files of a write that was broken off."""
 
 
 class Store:
-    """The stages under `root`, a folder that is made when the first one is locked."""
+    """The stages under `root` that one type of device has trained. The folder is made when the first one is locked."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, device: str = CPU) -> None:
+        self.root, self.device = root, device
 
     @property
     def is_marked(self) -> bool:
@@ -54,29 +58,35 @@ class Store:
 
         A damaged one counts as none, with a warning, and is set aside unless a process is at this stage.
         """
-        folder = self.root / signature
-        damage = self._damage(folder)
+        folder = self.root / self._key(signature)
+        damage = self._damage(folder, signature)
         if damage is None:
             return folder / STATE if folder.is_dir() else None
         warnings.warn(f"{folder}: damaged ({damage}); this stage is trained again", stacklevel=2)
-        with suppress(BlockingIOError, BrsweepError), os_lock(self.root / LOCKS / signature):
-            if self._damage(folder) is not None:  # looked at again: another process may have replaced it
+        with suppress(BlockingIOError, BrsweepError), self._lock(signature):
+            if self._damage(folder, signature) is not None:  # looked at again: another process may have replaced it
                 self._set_aside(folder)
         return None
 
     def entry(self, signature: str) -> dict[str, Any]:
         """What `publish` was told of the stage."""
-        return json.loads((self.root / signature / ENTRY).read_text(encoding="utf-8"))
+        return json.loads((self.root / self._key(signature) / ENTRY).read_text(encoding="utf-8"))
+
+    def elsewhere(self, signature: str) -> bool:
+        """Whether another type of device has trained the stage, as far as the names of folders tell."""
+        others = (Store(self.root, device) for device in (CPU, CUDA) if device != self.device)
+        return any((self.root / other._key(signature)).is_dir() for other in others)
 
     def partial(self, signature: str) -> Path:
         """The folder for the checkpoint of a stage in training; whoever holds the lock may write to it."""
-        return self.root / f"{signature}.partial"
+        return self.root / f"{self._key(signature)}.partial"
 
     def publish(self, signature: str, about: Mapping[str, Any]) -> Path:
         """Turn the partial folder, which holds the finished STATE, into the entry. Call it with the lock held."""
-        partial, folder = self.partial(signature), self.root / signature
+        partial, folder = self.partial(signature), self.root / self._key(signature)
         state = partial / STATE
-        entry = dict(about) | {"signature": signature, "sha256": _sha256(state), "bytes": state.stat().st_size}
+        entry = dict(about) | {"signature": signature, "device": self.device}
+        entry |= {"sha256": _sha256(state), "bytes": state.stat().st_size}
         with open(partial / ENTRY, "w", encoding="utf-8") as file:
             json.dump(entry, file, indent=2, sort_keys=True)
             file.flush()
@@ -89,13 +99,13 @@ class Store:
     @contextmanager
     def lock(self, signature: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Hold the stage: one process trains it, the others wait here, after a call of `waiting`."""
-        with os_lock(self.root / LOCKS / signature, waiting):
+        with self._lock(signature, waiting):
             self._mark()
             yield
 
     def in_training(self, signature: str) -> bool:
         """Whether a process holds the stage."""
-        return lock_is_held(self.root / LOCKS / signature)
+        return lock_is_held(self.root / LOCKS / self._key(signature))
 
     def folders(self) -> list[Path]:
         """The folders that are entries, partial or damaged ones, by name and by content; nothing else in the root."""
@@ -111,18 +121,24 @@ class Store:
         except BlockingIOError:
             return False
 
+    def _key(self, signature: str) -> str:
+        return signature if self.device == CPU else f"{signature}-{self.device}"
+
+    def _lock(self, signature: str, waiting: Callable[[], None] | None = None) -> AbstractContextManager[None]:
+        return os_lock(self.root / LOCKS / self._key(signature), waiting)
+
     def _mark(self) -> None:
         if not (self.root / MARKER).exists():
             (self.root / MARKER).write_text("Finished stages of brsweep, by signature.\n", encoding="utf-8")
 
-    def _damage(self, folder: Path) -> str | None:
+    def _damage(self, folder: Path, signature: str) -> str | None:
         """Why the entry can't be used; None where it can, or where there is none."""
         if not folder.is_dir():
             return None
         try:
             entry = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
-            if entry["signature"] != folder.name:
-                return f"it is the stage {entry['signature']}"
+            if entry["signature"] != signature or entry["device"] != self.device:
+                return f"it is the stage {entry['signature']} of {entry['device']}"
             if entry["sha256"] != _sha256(folder / STATE):
                 return "its content does not match its hash"
             if not isinstance(entry["trained_by"], str) or not isinstance(entry["stage"], str):
@@ -136,6 +152,12 @@ class Store:
         shutil.rmtree(aside, ignore_errors=True)
         with suppress(FileNotFoundError):
             os.rename(folder, aside)
+
+
+def stores(config: Mapping[str, Any]) -> list[Store]:
+    """Where the stages of a run may lie: `device=auto` is known to the process that trains alone."""
+    name = config["device"].partition(":")[0]
+    return [Store(Path(config["store_dir"]), device) for device in (CPU, CUDA) if name in ("auto", device)]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ process is training is left alone, and so is everything that is no entry of a st
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 from brsweep.errors import BrsweepError
 from brsweep.memory import lack_of_memory_in_words
 from brsweep.runs.folder import CONFIG, RunFolder
-from brsweep.stages.store import Store
+from brsweep.stages.store import ENTRY, Store
 from brsweep.sweep.manifest import MANIFEST, read_manifest
 
 MIB = 2**20
@@ -49,10 +50,10 @@ def entries(store: Store, outputs: Sequence[Path]) -> list[Entry]:
                 needs.setdefault(signature, []).append(name)
     found = []
     for path in store.folders():
-        signature, _, kind = path.name.partition(".")
+        key, _, kind = path.name.partition(".")
         size = sum(file.stat().st_size for file in path.iterdir())
-        users = () if kind == "damaged" else tuple(needs.get(signature, ()))
-        found.append(Entry(path, kind or _stage(store, signature), size, users))
+        users = () if kind == "damaged" else tuple(needs.get(key.partition("-")[0], ()))
+        found.append(Entry(path, kind or _stage(path), size, users))
     return found
 
 
@@ -77,9 +78,9 @@ def _unfinished(output: Path) -> Iterator[tuple[str, list[str]]]:
             yield path.parent.name, stages
 
 
-def _stage(store: Store, signature: str) -> str:
+def _stage(folder: Path) -> str:
     try:
-        return str(store.entry(signature)["stage"])
+        return str(json.loads((folder / ENTRY).read_text(encoding="utf-8"))["stage"])
     except (OSError, ValueError, KeyError, TypeError):
         return "damaged"
 

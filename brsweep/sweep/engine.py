@@ -12,11 +12,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
-from brsweep.stages.store import Store
+from brsweep.stages.store import stores
 from brsweep.sweep.plan import SweepPlan, check_grid, many
 from brsweep.sweep.screen import Lines, screen
 from brsweep.sweep.tree import CANCELLED, FAILED, FINISHED, INTERRUPTED, Outcome, Task
@@ -68,10 +67,11 @@ class Engine(ABC):
         if dry_run:
             print("\n".join([*plan.lines(), *plan.tree(), *self.dry_lines(plan)]))
             return dict(plan.finished)
+        self.tasks = plan.tasks
         if plan.tasks:
             self.check()
             check_grid(plan, self.device_here)
-        self.tasks, self.screen = plan.tasks, screen(plan.words)
+        self.screen = screen(plan.words)
         try:
             for line in plan.lines():
                 self.screen.say(line)
@@ -110,7 +110,7 @@ def is_done(task: Task) -> bool:
     """Whether what the task is for is on disk."""
     if task.upto is None:
         return task.folder.finished
-    return Store(Path(task.config["store_dir"])).find(task.upto) is not None
+    return any(store.find(task.upto) is not None for store in stores(task.config))
 
 
 def close(plan: SweepPlan, outcomes: Sequence[Outcome], shown: Lines) -> None:

@@ -23,14 +23,13 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from brsweep import targets
 from brsweep.errors import BrsweepError
 from brsweep.runs.words import printable
 from brsweep.secrets import masked
-from brsweep.stages.store import Store
+from brsweep.stages.store import stores
 from brsweep.sweep.engine import Engine, is_done
 from brsweep.sweep.plan import SweepPlan
 from brsweep.sweep.tree import FAILED, FINISHED, Outcome, Task
@@ -43,6 +42,7 @@ ERROR = "error: "
 MOST_WORDS = 1000
 """Bytes of a log's end that are looked at for what a worker said last."""
 PROGRAM = (sys.executable, "-m", "brsweep.sweep.local")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 ORPHANED = 86
 """Exit code of a worker whose launcher is gone."""
 
@@ -69,7 +69,22 @@ class LocalEngine(Engine):
         self.ending = False
 
     def check(self) -> None:
-        """A process can always be started."""
+        """Raise `BrsweepError` unless the devices are among those that this process may use, and runs take the one of
+        their worker."""
+        visible = os.environ.get(VISIBLE)
+        wanted = [device for device in self.devices if device is not None]
+        allowed = [name.strip() for name in (visible or "").split(",")]
+        alike = [device for device in wanted if all(name.isdigit() == device.isdigit() for name in allowed)]
+        outside = [device for device in alike if device not in allowed]
+        if visible and outside:
+            raise BrsweepError(
+                f"hydra.launcher.devices: {outside[0]} is not among {VISIBLE}={visible}; take devices of that list"
+            )
+        named = [task.config["device"] for task in self.tasks if ":" in task.config["device"]]
+        if wanted and named:
+            raise BrsweepError(
+                f"device={named[0]}: with hydra.launcher.devices each run sees one device alone; take device=cuda"
+            )
 
     def words_at_interrupt(self, plan: SweepPlan) -> str:
         return "interrupted: checkpoints are kept; the same command goes on from them"
@@ -208,8 +223,9 @@ def threads_for(slot_count: int, configs: Sequence[Mapping[str, Any]]) -> int:
 
 def is_elsewhere(task: Task) -> bool:
     """Whether another process trains the task, or a stage that it would have to train itself."""
-    store = Store(Path(task.config["store_dir"]))
-    return task.folder.held or any(store.in_training(stage.signature) for stage in task.stages)
+    return task.folder.held or any(
+        store.in_training(stage.signature) for store in stores(task.config) for stage in task.stages
+    )
 
 
 @dataclass
@@ -232,7 +248,7 @@ class Worker:
         """
         task.folder.path.mkdir(parents=True, exist_ok=True)
         task.folder.forget_failure()
-        env = dict(os.environ) | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
+        env = dict(os.environ) | ({} if device is None else {VISIBLE: device})
         env |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         with open(task.folder.path / WORKER_LOG, "ab") as log:
             log_begin = log.tell()

@@ -16,7 +16,7 @@ from brsweep.errors import BrsweepError
 from brsweep.runs.folder import RunFolder
 from brsweep.runs.run import Run, finished_elsewhere, finished_result, sweeps_in
 from brsweep.stages.signature import digest
-from brsweep.stages.store import Store
+from brsweep.stages.store import stores
 from brsweep.sweep.manifest import add_to_manifest
 from brsweep.sweep.tree import Task, epochs_apart, grow
 
@@ -136,9 +136,9 @@ def plan_sweep(points: Sequence[Point]) -> SweepPlan:
     missing = [run for name, run in runs.items() if name not in finished]
     elsewhere = {run.name: folder for run in missing if (folder := finished_elsewhere(run, sweeps)) is not None}
     finished |= {name: folder.result() for name, folder in elsewhere.items()}
-    store = Store(Path(points[0].config["store_dir"]))
+    places = {(store.root, store.device): store for point in points for store in stores(point.config)}.values()
     to_do = [run for name, run in runs.items() if name not in finished]
-    tasks = grow(to_do, lambda signature: store.find(signature) is not None)
+    tasks = grow(to_do, lambda signature: any(store.find(signature) is not None for store in places))
     path = next(iter(runs.values())).folder.path.parent
     outdated = frozenset(run.name for run in to_do if run.folder.holds_result)
     return SweepPlan(path, list(runs.values()), points, names, finished, tasks, elsewhere, outdated)

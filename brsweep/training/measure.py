@@ -79,22 +79,22 @@ class Probe:
         return {key: [_plain(row[key]) for row in rows] for key in rows[0]} if rows else {}
 
     def histograms(self) -> dict[str, dict[str, Any]]:
-        """Site name -> counts over v / alpha (less the offset) in equal cells from "low" to "high"; values outside are
-        not counted but numbered in "below" and "above". A site without a step size has none."""
+        """Site name -> counts over v / alpha (less the offset) in equal cells from "low" up to "high"; values outside
+        are not counted but numbered in "below" and "above". A site without a step size has none."""
         result = {}
         for name, values in self.values().items():
             site = next(s for s in self.sites if s.name == name)
             if site.quantizer.alpha is None:
                 continue
-            scaled = site.quantizer.scaled(values).flatten()
             low, high = site.grid.qn - MARGIN, site.grid.qp + MARGIN
-            cells = int((high - low) * max(8, 128 // site.grid.bins))
+            per_step = max(8, 128 // site.grid.bins)
+            counts = _cell_counts(site.quantizer.scaled(values).flatten(), low, high, per_step)
             result[name] = {
-                "counts": torch.histc(scaled, cells, low, high).to(torch.int64).cpu(),
+                "counts": counts[1:-1],
                 "low": low,
                 "high": high,
-                "below": int((scaled < low).sum()),
-                "above": int((scaled > high).sum()),
+                "below": int(counts[0]),
+                "above": int(counts[-1]),
                 "alpha": float(site.quantizer.alpha.detach().mean()),
                 "kind": site.kind,
                 "bits": site.grid.bits,
@@ -170,6 +170,18 @@ def _numbers(values: Tensor, site: Site) -> dict[str, Tensor]:
         "clip_high": (scaled > grid.qp).double().mean(),
         "pull": 2 * (channels[:, SQUARES] / channels[:, COUNT].clamp(min=1) ** 2).sum().sqrt() / len(channels),
     }
+
+
+def _cell_counts(scaled: Tensor, low: float, high: float, per_step: int) -> Tensor:
+    """How many values lie below `low`, in each cell of 1 / per_step from there on, and at `high` or above: int64, on
+    the CPU.
+
+    per_step: a power of two, so that cells are told apart exactly. Counts of integers, since CUDA has no deterministic
+    `torch.histc`. A value that is no number counts as below.
+    """
+    cells = int((high - low) * per_step)
+    index = ((scaled * per_step).floor_() - low * per_step + 1).clamp_(0, cells + 1)
+    return torch.bincount(index.to(torch.int64).clamp_(0, cells + 1), minlength=cells + 2).cpu()
 
 
 def _plain(value: Any) -> Any:
