@@ -7,8 +7,10 @@
         metrics.jsonl    a line per epoch: scalars
         layers.jsonl     a line per epoch of a quantized stage: one array per metric, in the order of "site"
         snapshots/       histograms and confusion counts at the stages' ends
-        checkpoints/     last.pt and best.pt, weights alone; while training, the checkpoint to go on from
+        checkpoints/     last.pt and best.pt, weights alone; while training, the checkpoint to go on from;
+                         best.buffers.pt and last.buffers.pt where batch norm was re-estimated
         result.json      last, in one move: the run is finished when it is there
+        export/          the network in formats that others read, where it was exported
         failure.json     why the last training of it failed, in one line; gone when it begins again
 
 What is read back is data that may have been damaged or come from somebody else: it is checked for its shape, and what
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 RESULT, CONFIG, METRICS, LAYERS, CONSOLE = "result.json", "config.yaml", "metrics.jsonl", "layers.jsonl", "console.log"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, EXPORTS = "checkpoints", "export"
+WHICH = ("best", "last")
+"""The epochs whose weights a finished run keeps."""
 PLAN, FAILURE, LOCK, ATTEMPT = "plan.json", "failure.json", ".lock", "run_id"
 LOOKS, LOOK_S = 10, 0.05
 """How often, and at what distance, a busy lock is tried: a status table looks at locks too, for an instant."""
@@ -144,6 +148,33 @@ class RunFolder:
     def forget_failure(self) -> None:
         (self.path / FAILURE).unlink(missing_ok=True)
 
+    # --- weights -----------------------------------------------------------------------------------------------------
+
+    @property
+    def exports(self) -> Path:
+        return self.path / EXPORTS
+
+    def weights(self, which: str, reestimated: bool = False) -> dict[str, Any]:
+        """The network's state after the epoch `which`, one of `WHICH`; reestimated: with the buffers of the network
+        whose batch norm was re-estimated. Imports torch. Raises `BrsweepError`."""
+        from brsweep.training.checkpoint import load
+
+        state = _state(load(self._own(f"{CHECKPOINTS}/{which}.pt")), self.checkpoints / f"{which}.pt")
+        if reestimated:
+            path = self._own(f"{CHECKPOINTS}/{which}.buffers.pt")
+            if not path.exists():
+                raise BrsweepError(
+                    f"{self.path}: holds no re-estimated batch norm; reestimate_bn_batches=N trains such a run"
+                )
+            state = state | _state(load(path), path)
+        return state
+
+    def write_buffers(self, which: str, buffers: Mapping[str, Any]) -> None:
+        """Keep the buffers of the network whose batch norm was re-estimated. Imports torch."""
+        from brsweep.training.checkpoint import save
+
+        save(self.checkpoints / f"{which}.buffers.pt", {"model": dict(buffers)})
+
     # --- records -----------------------------------------------------------------------------------------------------
 
     def records(self, skip_damaged: bool = False) -> list[dict[str, Any]]:
@@ -242,7 +273,7 @@ class RunFolder:
         """Forget an earlier training of this run; call it with the lock held. The result goes first."""
         for name in (RESULT, FAILURE, METRICS, LAYERS, CONSOLE, ATTEMPT):
             (self.path / name).unlink(missing_ok=True)
-        for folder in (self.checkpoints, self.path / snapshots.SNAPSHOTS):
+        for folder in (self.checkpoints, self.path / snapshots.SNAPSHOTS, self.exports):
             shutil.rmtree(folder, ignore_errors=True)
 
     @property
@@ -329,6 +360,13 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         why = error.strerror
         raise BrsweepError(f"{path}: can't be written ({why}); free the disk or choose another folder") from None
+
+
+def _state(content: Any, path: Path) -> dict[str, Any]:
+    """The state in a file of weights. Raises `Damaged`."""
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise Damaged(f"{path}: damaged, it holds no network's state; {MEND}")
+    return content["model"]
 
 
 def _seal(result: Mapping[str, Any]) -> str:
