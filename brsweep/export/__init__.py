@@ -2,4 +2,10 @@
 
     load.py         a run's folder -> the network in evaluation mode, with what it takes and what its outputs mean
     pictures.py     images as people have them -> what the network takes
+    levels.py       the trained integers: each site's codes and step sizes
+    plain.py        the network in plain torch, or with a mark at each site
+    program.py      its exported program: what translations and tables walk over
+    costs.py        bytes, multiplications and bit operations, layer by layer
+    codes.py        packed integers in safetensors, their meaning in JSON
+    extra.py        what the extra `export` installs
 """
