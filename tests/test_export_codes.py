@@ -7,7 +7,6 @@ import json
 import math
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,15 +20,16 @@ from torch import nn
 import brsweep
 from brsweep.errors import BrsweepError
 from brsweep.export import extra
-from brsweep.export.codes import pack, unpack, write_codes
+from brsweep.export.codes import pack, unpack
 from brsweep.export.costs import costs
 from brsweep.export.levels import levels_of
 from brsweep.export.plain import plain_network
 from brsweep.export.program import Program
+from brsweep.export.write import export
 from brsweep.quant import LSQQuantizer
 from brsweep.quant.grid import Grid
 
-ROOT = Path(__file__).resolve().parents[1]
+pytest.importorskip("safetensors")
 SHORT = ("schedule.float_epochs=1", "schedule.warmup_epochs=1", "schedule.qat_epochs=2")
 
 
@@ -64,7 +64,7 @@ def test_the_files_hold_the_network(network, tmp_path):
     """From the two files alone: the levels of each weight are those that the trained network computes with."""
     from safetensors.numpy import load_file
 
-    write_codes(network, levels_of(network), tmp_path)
+    export(network, tmp_path, ["codes"], check=0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["codes.json", "codes.safetensors"]
     meaning, tensors = json.loads((tmp_path / "codes.json").read_text()), load_file(tmp_path / "codes.safetensors")
     weights = [site for site in network.conversion.sites if site.kind == "weight"]

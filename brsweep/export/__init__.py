@@ -7,5 +7,10 @@
     program.py      its exported program: what translations and tables walk over
     costs.py        bytes, multiplications and bit operations, layer by layer
     codes.py        packed integers in safetensors, their meaning in JSON
+    qdq.py          the network as ONNX: integers between QuantizeLinear and DequantizeLinear
+    staircase.py    a batch norm folded into integers, so that no code changes
+    operators.py    torch's operators as ONNX's
+    check.py        whether what was exported is the trained network, code by code
+    write.py        a network's files in one folder, all of them or none
     extra.py        what the extra `export` installs
 """

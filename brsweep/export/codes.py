@@ -10,22 +10,16 @@ other, so four 2-bit weights fill a byte. Step sizes are float32, in a shape tha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from brsweep.export.costs import costs, table
 from brsweep.export.extra import wanted
 from brsweep.export.levels import ActivationLevels, Levels, WeightLevels
 from brsweep.export.load import Network
 from brsweep.export.program import Program, is_float
-
-VERSION = 1
-VALUES, MEANING = "codes.safetensors", "codes.json"
 
 
 def pack(codes: np.ndarray, bits: int, lowest: int) -> np.ndarray:
@@ -45,30 +39,28 @@ def unpack(packed: np.ndarray, shape: tuple[int, ...], bits: int, lowest: int) -
     return np.packbits(numbers, axis=1, bitorder="little").reshape(shape).astype(np.int16) + lowest
 
 
-def write_codes(network: Network, levels: Mapping[tuple[str, str], Levels], folder: Path) -> None:
-    """Write both files into `folder`."""
-    save_file = wanted("safetensors.numpy").save_file
-    tensors, weights, activations = {}, [], []
-    for of in levels.values():
-        if isinstance(of, WeightLevels):
-            weights.append(_weight(of, tensors))
-        else:
-            activations.append(_activation(of, tensors))
-    program = Program(network, levels)
-    coded = {f"{of.name}.weight" for of in levels.values() if isinstance(of, WeightLevels)}
-    for name, tensor in program.tensors.values():
+def packed(network: Network, levels: Mapping[tuple[str, str], Levels]) -> tuple[bytes, dict[str, Any]]:
+    """The content of codes.safetensors, and its meaning as plain data."""
+    tensors: dict[str, np.ndarray] = {}
+    weights = [_weight(of, tensors) for of in levels.values() if isinstance(of, WeightLevels)]
+    activations = [_activation(of, tensors) for of in levels.values() if isinstance(of, ActivationLevels)]
+    coded = {f"{of['name']}.weight" for of in weights}
+    for name, tensor in Program(network, levels).tensors.values():
         if name not in coded and is_float(tensor):
             tensors[name] = _plain(tensor)
-    meaning = {
-        "version": VERSION,
-        "network": network.record["config"]["model"]["_target_"],
-        "images": network.record["images"],
-        "weights": weights,
-        "activations": activations,
-        **table(costs(program)),
-    }
-    save_file(tensors, folder / VALUES)
-    (folder / MEANING).write_text(json.dumps(meaning, indent=1) + "\n", encoding="utf-8")
+    target = network.record["config"]["model"]["_target_"]
+    meaning = {"network": target, "weights": weights, "activations": activations}
+    return wanted("safetensors.numpy").save(tensors), meaning
+
+
+def check_codes(content: bytes, meaning: Mapping[str, Any], levels: Mapping[tuple[str, str], Levels]) -> int:
+    """How many of the weights' codes, read back, are not the trained ones."""
+    tensors = wanted("safetensors.numpy").load(content)
+    differing = 0
+    for of in meaning["weights"]:
+        codes = unpack(tensors[of["codes"]], of["shape"], of["bits"], of["lowest"])
+        differing += int((codes != levels["weight", of["name"]].codes.numpy()).sum())
+    return differing
 
 
 def _weight(of: WeightLevels, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
