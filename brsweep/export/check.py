@@ -2,7 +2,7 @@
 
     onnx    run by ONNX Runtime at each of its optimization levels; every activation site's codes against the trained
             network's
-    torch   the logits of the program that was read back, to the bit
+    torch   the classes that the program gives which was read back
     codes   the weights' codes that were read back
 
 A float operation that a runtime does in another order moves a value by some roundings, and a value that lay next to the
@@ -13,7 +13,7 @@ differs at each site, and which site, in the order of execution, is the first.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from brsweep.quant.sites import VALUES, collect
 from brsweep.runs.run import data_source
 
 BATCH = 64
+CLASSES = "classes"
 OPTIMIZATIONS = {
     "none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL",
 }  # fmt: skip
@@ -52,7 +53,7 @@ class TestImages:
 @dataclass(frozen=True)
 class Check:
     """images: how many. trained, exported: accuracies on them, in [0, 1]. differing: site -> share of its codes that
-    differ; `logits` stands for the outputs where there are no sites to compare."""
+    differ; of a form without sites, `classes` -> share of images that are put into another one."""
 
     images: int
     trained: float
@@ -73,8 +74,13 @@ class Check:
         return about | {"largest_share": self.worst, "first": self.first, "differing": dict(self.differing)}
 
     def line(self) -> str:
-        where = f"first at {self.first} ({self.differing[self.first]:.2e}), " if self.first else ""
-        found = f"{where}at most {self.worst:.2e} of a site's codes differ" if self.first else "no code differs"
+        what = "class" if CLASSES in self.differing else "code"
+        found = f"no {what} differs"
+        if self.first is not None:
+            found = (
+                f"first at {self.first} ({self.differing[self.first]:.2e}), at most {self.worst:.2e} of a site's codes"
+            )
+            found = f"{self.worst:.2e} of the classes differ" if what == "class" else f"{found} differ"
         return f"{found}; accuracy {self.exported:.2%}, trained {self.trained:.2%}, on {self.images} images"
 
 
@@ -157,17 +163,13 @@ def _with_codes(exported: Exported) -> Any:
 def check_torch(network: Network, content: bytes, images: TestImages) -> Check:
     """The program in `content`, read back."""
     program = torch.export.load(io.BytesIO(content)).module()
-    with torch.no_grad():
-        return _of_logits(network, images, lambda values: program(values).numpy())
-
-
-def _of_logits(network: Network, images: TestImages, compute: Callable[[torch.Tensor], np.ndarray]) -> Check:
     counts = _Counts()
     for pixels, labels in images.batches():
         logits, _ = trained_codes(network, pixels)
-        found = compute(network.preprocess(pixels).cpu().contiguous())
+        with torch.no_grad():
+            found = program(network.preprocess(pixels).cpu().contiguous()).numpy()
         counts.add(logits, found, labels)
-        counts.compare("logits", logits, found)
+        counts.compare(CLASSES, logits.argmax(1), found.argmax(1))
     return counts.check()
 
 
