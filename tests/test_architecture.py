@@ -33,7 +33,8 @@ BELOW = {
 BELOW["stages"] = BELOW["training"] | {"training", "targets", "arguments"}
 BELOW["runs"] = BELOW["stages"] | {"stages"}
 BELOW["sweep"] = BELOW["runs"] | {"runs", "memory"}
-BELOW["report"] = BELOW["export"] = BELOW["sweep"] | {"sweep"}
+BELOW["report"] = BELOW["sweep"] | {"sweep"}
+BELOW["export"] = BELOW["report"] | {"report"}
 BELOW["config"] = BELOW["sweep"] | {"sweep"}
 BELOW["train"] = BELOW["search"] = BELOW["config"] | {"config"}
 """Room -> the rooms that it may import, beside itself."""

@@ -45,7 +45,7 @@ def decode(path: str, image_size: int | None) -> np.ndarray:
         raise BrsweepError(f"{path}: {kind} files are not read; convert it to PNG, or remove it")
     if rgb is None:
         raise BrsweepError(f"{path}: pixels of more than 8 bits ({bits}); convert this file to 8 bits per channel")
-    return np.asarray(rgb if image_size is None else _fit(rgb, image_size))
+    return np.asarray(rgb if image_size is None else fitted(rgb, image_size))
 
 
 def _bits(image, content: bytes) -> int | None:
@@ -70,7 +70,8 @@ def _bits(image, content: bytes) -> int | None:
     return 8 if image.format in EIGHT_BIT else None
 
 
-def _fit(image, size: int):
+def fitted(image, size: int):
+    """A PIL image with its shorter side brought to `size` pixels, antialiased, and the middle square cut out."""
     from PIL import Image
 
     width, height = image.size

@@ -42,6 +42,32 @@ ROWS_PER_SUM = 1024
 """At most 2^32 / 255^2 = 66,051, so that uint32 sums of squares cannot overflow."""
 
 
+class Normalization:
+    """uint8 [N, H, W, C] -> float32 [N, C, H, W], (pixel - 255 mean) / (255 std); channels_last: its memory layout.
+
+    mean, std: one number per channel, for pixels in [0, 1]. image_size: (height, width).
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: tuple[int, int],
+        device: torch.device,
+        channels_last: bool,
+    ) -> None:
+        pixels = image_size[0] * image_size[1]
+        pixel_mean, pixel_scale = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))
+        self.mean, self.scale = (pixel_mean * 255).float(), (1 / (pixel_scale * 255)).float()
+        self._means, self._scales = (part.repeat(pixels).to(device) for part in (self.mean, self.scale))
+        self._channels_last = channels_last
+
+    def __call__(self, images: Tensor) -> Tensor:
+        values = images.reshape(len(images), -1).float().sub_(self._means).mul_(self._scales)
+        values = values.view(images.shape).permute(0, 3, 1, 2)
+        return values if self._channels_last else values.contiguous()
+
+
 class ImageTable:
     """images: uint8 [N, H, W, C]; labels: int64 [N]; mean, std: one number per channel, for pixels in [0, 1].
 
@@ -70,16 +96,14 @@ class ImageTable:
             )
         rows = np.arange(len(images)) if rows is None else rows
         self._shape = height, width, channels = images.shape[1:]
-        self._padding, self._flip, self._channels_last = crop_padding, flip, channels_last
+        self._padding, self._flip = crop_padding, flip
         self._device = torch.device(device)
         padded = len(rows) * (height + 2 * crop_padding) * (width + 2 * crop_padding) * channels
         store = _InMemory if padded <= memory_limit else _Streamed
         self._store = store(images, rows, crop_padding, self._device)
         self._labels = torch.from_numpy(np.array(labels[rows])).to(self._device)
         self._row_steps = torch.arange(height, device=self._device) * (width + 2 * crop_padding)
-        pixel_mean, pixel_scale = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))
-        self._mean = (pixel_mean * 255).float().repeat(height * width).to(self._device)
-        self._scale = (1 / (pixel_scale * 255)).float().repeat(height * width).to(self._device)
+        self._normalise = Normalization(mean, std, (height, width), self._device, channels_last)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -127,7 +151,7 @@ class ImageTable:
             crops = self._cropped(*self._store.fetch(fetched[batch]), *offsets[:, batch])
             if mirrored is not None:
                 crops = torch.where(mirrored[batch].view(-1, 1, 1, 1), crops.flip(2), crops)
-            yield self._normalised(crops), self._labels[order[batch]]
+            yield self._normalise(crops), self._labels[order[batch]]
 
     def _cropped(self, pixels: Tensor, slots: Tensor, down: Tensor, right: Tensor) -> Tensor:
         """uint8 [batch, H, W, C] out of padded `pixels`; slots: which of them; down, right: the crops' corners."""
@@ -136,11 +160,6 @@ class ImageTable:
         corners = (slots * pixels.shape[1] + down) * pixels.shape[2] + right
         rows = corners[:, None] + self._row_steps
         return windows.index_select(0, rows.view(-1)).view(-1, height, width, channels)
-
-    def _normalised(self, crops: Tensor) -> Tensor:
-        values = crops.reshape(len(crops), -1).float().sub_(self._mean).mul_(self._scale)
-        values = values.view(crops.shape).permute(0, 3, 1, 2)
-        return values if self._channels_last else values.contiguous()
 
 
 class _InMemory:

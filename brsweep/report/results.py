@@ -230,6 +230,17 @@ def best_pick(picks: Sequence[Pick]) -> Pick | None:
     return picks[means.index(max(means))]
 
 
+def chosen(judged: Judged) -> list[Pick]:
+    """For each bit-width the pick with the highest validation accuracy; all of them where they have no seed in
+    common."""
+    first: list[Pick] = []
+    for bits in dict.fromkeys(pick.result.row.bits for pick in judged.picks):
+        mine = [pick for pick in judged.picks if pick.result.row.bits == bits]
+        best = best_pick(mine)
+        first += mine if best is None else [best]
+    return first
+
+
 def _picks(results: Sequence[Result]) -> tuple[tuple[Pick, ...], tuple[str, ...]]:
     known = [result for result in results if result.row.config is not None]
     picks, unpicked = [], []

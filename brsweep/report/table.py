@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from brsweep.report.results import Judged, Pick, Result, best_pick, inert, plain, row_label, short
+from brsweep.report.results import Judged, Pick, Result, chosen, inert, plain, row_label, short
 from brsweep.report.rows import BITS, NO_EFFECT, REGULARIZER
 from brsweep.report.spread import SIGNIFICANCE, Paired, Spread
 
@@ -66,11 +66,7 @@ def headlines(judged: Judged) -> tuple[list[str], list[str]]:
     """What a reader wants to know first, a line for each setting: for each bit-width the one that reaches the highest
     validation accuracy, and the others. Settings that have no seed in common are not compared: all are among the
     first."""
-    first: list[Pick] = []
-    for bits in dict.fromkeys(pick.result.row.bits for pick in judged.picks):
-        mine = [pick for pick in judged.picks if pick.result.row.bits == bits]
-        best = best_pick(mine)
-        first += mine if best is None else [best]
+    first = chosen(judged)
     return [_sentence(pick) for pick in first], [_sentence(p) for p in judged.picks if all(p is not f for f in first)]
 
 

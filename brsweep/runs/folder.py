@@ -7,8 +7,10 @@
         metrics.jsonl    a line per epoch: scalars
         layers.jsonl     a line per epoch of a quantized stage: one array per metric, in the order of "site"
         snapshots/       histograms and confusion counts at the stages' ends
-        checkpoints/     last.pt and best.pt, weights alone; while training, the checkpoint to go on from
+        checkpoints/     last.pt and best.pt, weights alone; while training, the checkpoint to go on from;
+                         best.buffers.pt and last.buffers.pt where batch norm was re-estimated
         result.json      last, in one move: the run is finished when it is there
+        export/          the network in formats that others read, where it was exported
         failure.json     why the last training of it failed, in one line; gone when it begins again
 
 What is read back is data that may have been damaged or come from somebody else: it is checked for its shape, and what
@@ -39,10 +41,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 RESULT, CONFIG, METRICS, LAYERS, CONSOLE = "result.json", "config.yaml", "metrics.jsonl", "layers.jsonl", "console.log"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, EXPORTS = "checkpoints", "export"
+WHICH = ("best", "last")
+"""The epochs whose weights a finished run keeps."""
 ASIDE = ".before"
 PLAN, FAILURE, LOCK, ATTEMPT = "plan.json", "failure.json", ".lock", "run_id"
-OF_A_TRAINING = (RESULT, FAILURE, METRICS, LAYERS, CONSOLE, ATTEMPT, CHECKPOINTS, snapshots.SNAPSHOTS)
+OF_A_TRAINING = (RESULT, FAILURE, METRICS, LAYERS, CONSOLE, ATTEMPT, CHECKPOINTS, snapshots.SNAPSHOTS, EXPORTS)
 """What a new training begins without; the result first."""
 LOOKS, LOOK_S = 10, 0.05
 """How often, and at what distance, a busy lock is tried: a status table looks at locks too, for an instant."""
@@ -146,6 +150,33 @@ class RunFolder:
 
     def forget_failure(self) -> None:
         (self.path / FAILURE).unlink(missing_ok=True)
+
+    # --- weights -----------------------------------------------------------------------------------------------------
+
+    @property
+    def exports(self) -> Path:
+        return self.path / EXPORTS
+
+    def weights(self, which: str, reestimated: bool = False) -> dict[str, Any]:
+        """The network's state after the epoch `which`, one of `WHICH`; reestimated: with the buffers of the network
+        whose batch norm was re-estimated. Imports torch. Raises `BrsweepError`."""
+        from brsweep.training.checkpoint import load
+
+        state = _state(load(self._own(f"{CHECKPOINTS}/{which}.pt")), self.checkpoints / f"{which}.pt")
+        if reestimated:
+            path = self._own(f"{CHECKPOINTS}/{which}.buffers.pt")
+            if not path.exists():
+                raise BrsweepError(
+                    f"{self.path}: holds no re-estimated batch norm; reestimate_bn_batches=N trains such a run"
+                )
+            state = state | _state(load(path), path)
+        return state
+
+    def write_buffers(self, which: str, buffers: Mapping[str, Any]) -> None:
+        """Keep the buffers of the network whose batch norm was re-estimated. Imports torch."""
+        from brsweep.training.checkpoint import save
+
+        save(self.checkpoints / f"{which}.buffers.pt", {"model": dict(buffers)})
 
     # --- records -----------------------------------------------------------------------------------------------------
 
@@ -364,6 +395,13 @@ def _remove(paths: Iterable[Path]) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _state(content: Any, path: Path) -> dict[str, Any]:
+    """The state in a file of weights. Raises `Damaged`."""
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise Damaged(f"{path}: damaged, it holds no network's state; {MEND}")
+    return content["model"]
 
 
 def _seal(result: Mapping[str, Any]) -> str:

@@ -46,6 +46,7 @@ def run_result(run: Run, setup: Any, state: Mapping[str, Any], learner: Any, tim
         "core": core_digest(),
         "stages": {stage.name: stage.signature for stage in run.stages},
         "data": run.source.identity(),
+        "images": _images(setup.tables),
         **_versions(),
         **_git(),
         "config": dict(run.config),
@@ -53,27 +54,38 @@ def run_result(run: Run, setup: Any, state: Mapping[str, Any], learner: Any, tim
     return result
 
 
+def _images(tables: Any) -> dict[str, Any]:
+    """What the network takes and what its outputs mean, so that it can be used where the data is not."""
+    return {
+        "size": list(tables.image_size),
+        "channels": tables.channels,
+        "mean": list(tables.mean),
+        "std": list(tables.std),
+        "classes": list(tables.classes),
+    }
+
+
 def _reestimated(run: Run, setup: Any, learner: Any) -> dict[str, float] | None:
-    """Test accuracy at the best and at the last epoch with batch norm re-estimated on training batches, where asked."""
+    """Test accuracy at the best and at the last epoch with batch norm re-estimated on training batches, where asked;
+    these networks' buffers go into the run's folder."""
     import dataclasses
 
-    from brsweep.stages.run import BEST
-    from brsweep.training.checkpoint import load
     from brsweep.training.evaluate import evaluate, with_reestimated_norms
     from brsweep.training.schedule import seed_of
 
     count = run.config["reestimate_bn_batches"]
     if not count:
         return None
-    best = load(run.folder.checkpoints / BEST)["model"]
+    best = run.folder.weights("best")
     last = {key: value.clone() for key, value in learner.model.state_dict().items()}
     result = {}
-    for name, weights in (("test_accuracy", best), ("test_accuracy_last", last)):
+    for which, name, weights in (("best", "test_accuracy", best), ("last", "test_accuracy_last", last)):
         learner.model.load_state_dict(weights)
         size, train = run.config["data"]["batch_size"], setup.tables.train
         batches = train.plain(size, min(count, train.steps(size)) * size, seed_of(run.config["seed"], "reestimate"))
         images = (images for images, _ in batches)
         model = with_reestimated_norms(learner.model, images)
+        run.folder.write_buffers(which, dict(model.named_buffers()))
         scored = dataclasses.replace(learner, model=model)
         result[name] = evaluate(scored, setup.tables.test.plain(), len(setup.tables.classes)).accuracy
     learner.model.load_state_dict(last)

@@ -110,7 +110,7 @@ def _prepare(setup: Setup, stage: Stage, parent: dict[str, Any] | None, folder: 
     if stage.quantized:
         learner, probe = _begin_qat(setup, stage, parent, reporter)
     else:
-        learner, probe = setup.learner(setup.float_model(say=reporter.say), stage.optimizer), None
+        learner, probe = setup.learner(setup.networks.float_model(say=reporter.say), stage.optimizer), None
     state = {"history": [], "layers": [], "snapshots": {}, "float": None, "best": None, "collapse": None}
     state |= {key: parent[key] for key in ("history", "layers", "snapshots", "float")} if parent else {}
     state |= {"signature": stage.signature, "stage": stage.name, "quantized": stage.quantized, "done": stage.first}
@@ -129,10 +129,10 @@ def _prepare(setup: Setup, stage: Stage, parent: dict[str, Any] | None, folder: 
 
 def _begin_qat(setup: Setup, stage: Stage, parent: dict[str, Any], reporter: Reporter) -> tuple[Learner, Probe]:
     if parent["quantized"]:
-        model, conversion = setup.quantized_model()
+        model, conversion = setup.networks.quantized_model()
         model.load_state_dict(parent["model"])
     else:
-        model, conversion = setup.quantized_model(parent["model"])
+        model, conversion = setup.networks.quantized_model(parent["model"])
         setup.calibrate(model)
         for line in conversion.warnings:
             reporter.warn(line)

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -27,6 +27,55 @@ from brsweep.training.step import Learner
 
 TABLE_OPTIONS = ("val_fraction", "split_seed", "crop_padding", "flip")
 PROBE_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks that a configuration names, for images of one shape.
+
+    classes, channels: counts. image_size: (height, width) in pixels.
+    """
+
+    config: Mapping[str, Any]
+    classes: int
+    channels: int
+    image_size: tuple[int, int]
+    device: torch.device
+
+    def float_model(
+        self, state: Mapping[str, Tensor] | None = None, say: Callable[[str], None] = lambda line: None
+    ) -> nn.Module:
+        """The float network, its ReLUs clipped as the quantized one's will be; weights by the seed, or `state`, or from
+        a pretrained file, of which `say` tells what was taken."""
+        model = clip_relus(self.untrained(), self.config["quant"]["clip_value"])
+        if state is not None:
+            model.load_state_dict(state)
+        elif self.config["pretrained"]:
+            say(load_pretrained(self.config["pretrained"], model, self.config["pretrained_replace_head"]))
+        return self.placed(model)
+
+    def untrained(self) -> nn.Module:
+        """As the model's factory makes it, on the CPU, its weights by the seed."""
+        node = self.config["model"]
+        factory = targets.locate("model", node[targets.TARGET])
+        arguments = {key: value for key, value in node.items() if key != targets.TARGET}
+        seed = seed_of(self.config["seed"], "weights")
+        size = {"image_size": self.image_size}
+        return build_model(factory, self.classes, self.channels, seed, **size, **arguments)
+
+    def quantized_model(self, float_state: Mapping[str, Tensor] | None = None) -> tuple[nn.Module, Conversion]:
+        """The quantized network with a float network's weights; its activations have no step size yet."""
+        quant = dict(self.config["quant"])
+        node = quant.pop("quantizer")
+        arguments = {key: value for key, value in node.items() if key != targets.TARGET}
+        quantizer = partial(targets.locate("quant.quantizer", node[targets.TARGET]), **arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the conversion's warnings are printed by the run
+            return quantize_model(self.float_model(float_state), quantizer=quantizer, **quant)
+
+    def placed(self, model: nn.Module) -> nn.Module:
+        layout = torch.channels_last if self.config["channels_last"] else torch.contiguous_format
+        return model.to(self.device, memory_format=layout)
 
 
 @dataclass(frozen=True)
@@ -55,39 +104,13 @@ class Setup:
         asked, work = self.config["threads"], math.inf
         if not asked and self.device.type == "cpu":
             shape = (self.tables.channels, *self.tables.image_size)
-            work = layer_work(self._placed(self._network()), shape, self.config["data"]["batch_size"])
+            work = layer_work(self.networks.placed(self.networks.untrained()), shape, self.config["data"]["batch_size"])
         set_threads(asked, work, self.device)
 
-    def float_model(
-        self, state: Mapping[str, Tensor] | None = None, say: Callable[[str], None] = lambda line: None
-    ) -> nn.Module:
-        """The float network, its ReLUs clipped as the quantized one's will be; weights by the seed, or `state`, or from
-        a pretrained file, of which `say` tells what was taken."""
-        model = clip_relus(self._network(), self.config["quant"]["clip_value"])
-        if state is not None:
-            model.load_state_dict(state)
-        elif self.config["pretrained"]:
-            say(load_pretrained(self.config["pretrained"], model, self.config["pretrained_replace_head"]))
-        return self._placed(model)
-
-    def _network(self) -> nn.Module:
-        """As the factory makes it, on the CPU."""
-        node = self.config["model"]
-        factory = targets.locate("model", node[targets.TARGET])
-        arguments = {key: value for key, value in node.items() if key != targets.TARGET}
-        seed = seed_of(self.config["seed"], "weights")
-        size = {"image_size": self.tables.image_size}
-        return build_model(factory, len(self.tables.classes), self.tables.channels, seed, **size, **arguments)
-
-    def quantized_model(self, float_state: Mapping[str, Tensor] | None = None) -> tuple[nn.Module, Conversion]:
-        """The quantized network with a float network's weights; its activations have no step size yet."""
-        quant = dict(self.config["quant"])
-        node = quant.pop("quantizer")
-        arguments = {key: value for key, value in node.items() if key != targets.TARGET}
-        quantizer = partial(targets.locate("quant.quantizer", node[targets.TARGET]), **arguments)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the conversion's warnings are printed by the run
-            return quantize_model(self.float_model(float_state), quantizer=quantizer, **quant)
+    @cached_property
+    def networks(self) -> Networks:
+        tables = self.tables
+        return Networks(self.config, len(tables.classes), tables.channels, tables.image_size, self.device)
 
     def calibrate(self, model: nn.Module) -> None:
         """Set the activations' step sizes from the first training batches of an order of their own."""
@@ -123,6 +146,3 @@ class Setup:
         images, _ = next(iter(self.tables.train.plain(PROBE_IMAGES, limit=PROBE_IMAGES)))
         return Probe(model, conversion.sites, images)
 
-    def _placed(self, model: nn.Module) -> nn.Module:
-        layout = torch.channels_last if self.config["channels_last"] else torch.contiguous_format
-        return model.to(self.device, memory_format=layout)
