@@ -40,8 +40,9 @@ def run(folder: Path, overrides: tuple[str, ...]) -> dict:
     if done.returncode:
         raise SystemExit(f"{' '.join(overrides)}: {done.stderr.strip()}")
     lines = done.stdout.splitlines()
-    where = next(line for line in reversed(lines) if "results in " in line or "finished already: " in line)
-    path = Path(where.partition("results in ")[2] or where.partition("finished already: ")[2].split(" (force")[0])
+    said = ("results in ", "finished already: ", "taken over as ")
+    where = next(line.partition(words)[2] for line in reversed(lines) for words in said if words in line)
+    path = Path(where.split(" (force")[0])
     return json.loads((path / "result.json").read_text()) | {"folder": path}
 
 

@@ -19,8 +19,9 @@ CONFIG = {
     },
     "schedule": {
         "float_epochs": 4, "warmup_epochs": 2, "qat_epochs": 6, "float_lr_warmup_epochs": 0,
-        "qat_lr_warmup_epochs": 0, "freeze_alpha": False,
+        "qat_lr_warmup_epochs": 0, "freeze_alpha": False, "ladder": [], "rung_epochs": 0,
     },
+    "distill": {"weight": 0.0, "temperature": 4.0},
     "float_optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1},
     "qat_optimizer": {"_target_": "torch.optim.SGD", "lr": 0.01},
     "logger": {"_target_": None}, "seed": 42, "device": "cpu", "threads": 0, "precision": "float32",

@@ -209,3 +209,10 @@ def test_words_of_a_run():
     assert words.tags(config(lambda_act=0.1)) == ("w2a2", "shrink", "s2")
     lsq = config() | {"quant": {"weight_bits": 2, "act_bits": 2, "quantizer": {"_target_": words.LSQ_QUANTIZER}}}
     assert words.tags(lsq) == ("w2a2", "lsq", "s2")
+
+
+def test_lsq_alone_is_of_other_code_than_br_and_that_is_no_change(tmp_path):
+    write_run(tmp_path / "s", {"seed": 1}, result={"code": "c0de00000000beef"}, name="br")
+    write_run(tmp_path / "s", NONE | {"seed": 1}, result={"code": "c0de00000000cafe"}, name="lsq")
+    (table,) = judged(tmp_path / "s")
+    assert not [line for line in notices([table], []) if "same parts" in line]

@@ -37,7 +37,7 @@ def task(folder: Path, name: str, parent: str | None = None, run=("finish",), sh
         "act": {"run": run, "shared": shared}, "pretrained": None, "schedule": {"float_epochs": 1},
     }  # fmt: skip
     above = None if parent is None else f"stages/warmup-{parent}"
-    stages = (Stage("warmup" if shared else "br", 0, 1, {"for": name}),)
+    stages = (Stage("warmup" if shared else "br", 0, 1, 1, spec={"for": name}),)
     if shared is None:
         return Task(name, config, None, stages, above, (name,))
     return Task(f"stages/warmup-{name}", config, name, stages, above, ())

@@ -32,11 +32,12 @@ def whole(low: int, high: int | None = None) -> Check:
     return check
 
 
-def number(low: float = 0.0, *, above: bool = False, below: float = math.inf) -> Check:
-    """A finite number from `low` on, or `above` it, and below `below`."""
+def number(low: float = 0.0, *, above: bool = False, below: float = math.inf, most: float = math.inf) -> Check:
+    """A finite number from `low` on, or `above` it, below `below`, and `most` at most."""
     wanted = f"a number above {low:g}" if above else f"a number, {low:g} or more"
     wanted = "a finite number" if low == -math.inf else wanted
     wanted += "" if below == math.inf else f" and below {below:g}"
+    wanted = wanted if most == math.inf else f"a number from {low:g} to {most:g}"
 
     def check(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -45,7 +46,8 @@ def number(low: float = 0.0, *, above: bool = False, below: float = math.inf) ->
             value = float(value)
         except OverflowError:
             raise ValueError(wanted) from None
-        if not low <= value < below or value == -math.inf or (above and value == low):  # NaN is in no range
+        inside = low <= value < below and value <= most and not (above and value == low)  # NaN is in no range
+        if not inside or value == -math.inf:
             raise ValueError(wanted)
         return value
 

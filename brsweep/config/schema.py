@@ -99,6 +99,14 @@ class Schedule:
     float_lr_warmup_epochs: Any = by(whole(0, MOST_EPOCHS))
     qat_lr_warmup_epochs: Any = by(whole(0, MOST_EPOCHS))
     freeze_alpha: Any = by(yes_no)
+    ladder: Any = by(each(bits))
+    rung_epochs: Any = by(whole(0, MOST_EPOCHS))
+
+
+@dataclass
+class Distill:
+    weight: Any = by(number(0, most=1.0))
+    temperature: Any = by(number(0, above=True))
 
 
 @dataclass
@@ -108,6 +116,7 @@ class Config:
     quant: Quant = by(Quant)
     reg: Any = by(part)
     schedule: Schedule = by(Schedule)
+    distill: Distill = by(Distill)
     float_optimizer: Any = by(part)
     qat_optimizer: Any = by(part)
     logger: Any = by(part)
@@ -146,6 +155,10 @@ def check_rules(config: Mapping[str, Any]) -> None:
         raise BrsweepError(
             f"schedule.warmup_epochs={schedule['warmup_epochs']}: the warm-up is part of schedule.qat_epochs="
             f"{schedule['qat_epochs']} and leaves no epoch for the last stage; take fewer, or more qat_epochs"
+        )
+    if schedule["ladder"] and not schedule["rung_epochs"]:
+        raise BrsweepError(
+            "schedule.ladder: its rungs have no epochs to train; give schedule.rung_epochs, or take schedule=ladder"
         )
     if schedule["freeze_alpha"] and not schedule["warmup_epochs"]:
         raise BrsweepError(

@@ -29,8 +29,8 @@ from brsweep.errors import BrsweepError
 from brsweep.export.pictures import Preprocess
 from brsweep.quant.convert import Conversion
 from brsweep.runs.folder import CONFIG, WHICH, RunFolder
-from brsweep.stages.plan import run_code
 from brsweep.stages.device import find_device
+from brsweep.stages.plan import run_code
 from brsweep.stages.setup import Networks
 
 BATCH = 512

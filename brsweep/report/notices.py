@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from brsweep.report.results import Judged
 from brsweep.report.rows import dotted
 from brsweep.report.runs import ReportedRun
+from brsweep.stages.plan import outline
 
 CONDITIONS = {"threads": "numbers of threads (other last bits)", "device": "devices", "kernels": "kernels"}
 SHOWN = 20
@@ -53,7 +54,8 @@ def _changed_parts(runs: Sequence[ReportedRun]) -> list[str]:
     for run in runs:
         if run.config is not None and run.code:
             named = sorted(str(value) for key, value in dotted(run.config).items() if key.endswith("_target_"))
-            codes.setdefault(tuple(named), {}).setdefault(run.code, []).append(run.name)
+            uses = [f"{s.quantized} {s.regularized} {s.epochs > 0}" for s in outline(run.config)]  # stages, by their parts
+            codes.setdefault((*named, *uses), {}).setdefault(run.code, []).append(run.name)
     lines = []
     for of_code in codes.values():
         told = "; ".join(f"{code}: {', '.join(_few(names, 3, ''))}" for code, names in of_code.items())

@@ -137,7 +137,8 @@ def _train(run: Run, console: Console, watch: OnEpoch | None) -> dict[str, Any]:
         console.warn("freeze_alpha and reg.backprop_to_alpha contradict each other: freezing wins, alpha stands still")
     tracker = _tracker(run, console)
     steps = setup.tables.train.steps(config["data"]["batch_size"])
-    reporter = RunReporter(run.folder, run.full_name, console, tracker, watch, steps_per_epoch=steps)
+    last = run.stages[-1].name
+    reporter = RunReporter(run.folder, run.full_name, console, tracker, watch, steps_per_epoch=steps, last_stage=last)
     store = _store(setup)
     status = FAILED
     try:
@@ -179,6 +180,7 @@ def _tracker(run: Run, console: Console) -> Guarded | None:
         tags=tags(run.config),
         id=run.folder.attempt_id(run.full_name),
         stage_ends=tuple(accumulate(stage.epochs for stage in run.stages)),
+        stages=tuple(stage.name for stage in run.stages),
         notice=console.say,
         warn=console.warn,
     )

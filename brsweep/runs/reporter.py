@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from brsweep.runs.folder import RunFolder
-from brsweep.stages.plan import REGULARIZED
 from brsweep.tracking.console import Console
 from brsweep.tracking.layer_means import with_layer_means
 from brsweep.tracking.tracker import Guarded
@@ -22,7 +21,7 @@ class RunReporter:
     A stage's records travel with its state, so the files are rewritten from them whenever a run begins, goes on, or
     takes a stage from the store: a cut or missing file mends itself. Records of a stage that another run trained are
     marked `shared`. With `steps_per_epoch`, each has the optimizer's steps at its end as `step`. The tracker gets the
-    means over the layers as well. `watch` is told of each record of the last stage once, after all others; what it
+    means over the layers as well. `watch` is told of each record of `last_stage` once, after all others; what it
     raises ends the run.
     """
 
@@ -34,9 +33,10 @@ class RunReporter:
         tracker: Guarded | None,
         watch: OnEpoch | None = None,
         steps_per_epoch: int | None = None,
+        last_stage: str | None = None,
     ) -> None:
         self._run_name, self._console, self._tracker, self._watch = run_name, console, tracker, watch
-        self._steps_per_epoch = steps_per_epoch
+        self._steps_per_epoch, self._last_stage = steps_per_epoch, last_stage
         self._folder = folder
         self._metrics, self._layers = folder.open_records()
         self._epochs = 0
@@ -96,7 +96,7 @@ class RunReporter:
     def _show(self, records: Sequence[Mapping[str, Any]]) -> None:
         if self._watch is not None:
             for record in records:
-                if record["stage"] == REGULARIZED:
+                if record["stage"] == self._last_stage:
                     self._watch(record)
 
     def _marked(self, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any
 from brsweep.errors import BrsweepError
 from brsweep.runs.folder import RunFolder
 from brsweep.runs.words import printable
+from brsweep.stages.plan import outline
 from brsweep.tracking.jsonl import HUGE
 
 FINISHED, DAMAGED, RUNNING, FAILED, STOPPED, MISSING = (
@@ -103,9 +104,8 @@ def _time_left(records: Sequence[Mapping[str, Any]], total: int | None) -> float
 def _all_epochs(config: Any) -> int | None:
     """Epochs that a configuration asks for; None where it is none that this brsweep knows."""
     try:
-        schedule = config["schedule"]
-        return _count((0 if config["pretrained"] else schedule["float_epochs"]) + schedule["qat_epochs"])
-    except (KeyError, TypeError):
+        return _count(sum(stage.epochs for stage in outline(config)))
+    except (KeyError, TypeError, AttributeError):
         return None
 
 

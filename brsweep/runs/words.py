@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from brsweep.quant.grid import FLOAT_BITS
-from brsweep.stages.plan import BIN_REGULARIZATION, Stage
+from brsweep.stages.plan import BIN_REGULARIZATION, Stage, rungs
 
 LSQ_QUANTIZER = "brsweep.quant.lsq.LSQQuantizer"
 
@@ -26,10 +26,12 @@ def bits(config: Mapping[str, Any]) -> str:
 
 
 def schedule(config: Mapping[str, Any]) -> str:
-    """joint: BR from the first QAT epoch; s2: warm-up, then BR; s1: the same with frozen step sizes."""
-    if not config["schedule"]["warmup_epochs"]:
-        return "joint"
-    return "s1" if config["schedule"]["freeze_alpha"] else "s2"
+    """joint: BR from the first QAT epoch; s2: warm-up, then BR; s1: the same with frozen step sizes. And what comes to
+    it: `s2-ladder`, `s2-distill`."""
+    schedule = config["schedule"]
+    words = ["joint" if not schedule["warmup_epochs"] else "s1" if schedule["freeze_alpha"] else "s2"]
+    words += ["ladder"] if rungs(config) else []
+    return "-".join([*words, "distill"] if config.get("distill", {}).get("weight") else words)
 
 
 def regularizer(config: Mapping[str, Any]) -> str | None:
@@ -97,7 +99,9 @@ def settings_lines(config: Mapping[str, Any], setup: Any, stages: Sequence[Stage
     ends = config["quant"]["first_last_bits"]
     plan = ", ".join(f"{stage.name} {stage.epochs}" for stage in stages)
     where = f"{setup.device}, {threads(config, setup)}, {config['precision']}"
+    unused = config["schedule"]["ladder"] and not rungs(config)
     return [
+        *([f"schedule.ladder has no rung above {bits(config)}, so there is none"] if unused else []),
         f"data {_last(config['data'])}: {len(tables.train)} training, {val} validation, {len(tables.test)} test images",
         f"net {_last(config['model'])}, {bits(config)}{'' if ends in (None, FLOAT_BITS) else f', ends {ends} bits'}; "
         f"{where}; kernels {kernels.chosen(setup.device.type)}",

@@ -13,7 +13,6 @@ from brsweep.runs.execution import Pruned, execute
 from brsweep.runs.run import Run
 from brsweep.search.settings import Question
 from brsweep.search.study import FAILED, PRUNED, RUN
-from brsweep.stages.plan import REGULARIZED
 from brsweep.sweep.manifest import add_to_manifest
 from brsweep.training.loop import Diverged
 
@@ -64,7 +63,7 @@ def run_trial(trial: optuna.Trial, question: Question) -> float | None:
     except Diverged as error:
         return trial.set_user_attr(FAILED, str(error))
     for record in run.folder.records():  # a run that was finished before has shown none
-        if record["stage"] == REGULARIZED:
+        if record["stage"] == run.stages[-1].name:
             watch.report(record)
     return result["val_accuracy"]
 

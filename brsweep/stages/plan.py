@@ -1,6 +1,6 @@
 """A run's configuration -> its stages, each with what it depends on.
 
-    float -> warm-up (LSQ alone) -> regularized (LSQ + BR)
+    float -> [rungs of a ladder, from many bits to few ->] warm-up (LSQ alone) -> regularized (LSQ + BR)
 
 Each stage sees the configuration less what can't reach it, the code of the parts that it uses, and its parent's
 signature. Two runs share a stage exactly when the signatures agree: a sweep over lambda shares the float stage and the
@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,30 +36,44 @@ ELSEWHERE = ("device",)
 FLOAT_BLIND = (
     "quant", "reg", "qat_optimizer", "kernels", "calibration_batches",
     "schedule.warmup_epochs", "schedule.qat_epochs", "schedule.qat_lr_warmup_epochs", "schedule.freeze_alpha",
-    *REPORTING, *ELSEWHERE,
+    "schedule.ladder", "schedule.rung_epochs", "distill", *REPORTING, *ELSEWHERE,
 )  # fmt: skip
-QAT_BLIND = ("float_optimizer", "schedule.float_epochs", "schedule.float_lr_warmup_epochs", *REPORTING, *ELSEWHERE)
+QAT_BLIND = (
+    "float_optimizer", "schedule.float_epochs", "schedule.float_lr_warmup_epochs", "schedule.ladder",
+    "schedule.rung_epochs", *REPORTING, *ELSEWHERE,
+)  # fmt: skip
 WARMUP_BLIND = (*QAT_BLIND, "reg", "schedule.freeze_alpha")
+RUNG_BLIND = (*WARMUP_BLIND, "schedule.warmup_epochs", "schedule.qat_epochs")
 
 
 @dataclass(frozen=True)
 class Stage:
     """What a stage is, as data; nothing that trains, stores or reports asks for its name.
 
-    name: a label. It trains the epochs [first, last). spec: all that it depends on; `signature` is the hash of that.
-    quantized: it trains the quantized network, which the first such stage makes of the float one.
+    name: a label. It trains the epochs [first, last) of the `lr_epochs` that the learning rate's cosine spans, the
+        first `lr_warmup_epochs` of which rise. spec: all that it depends on; `signature` is the hash of that.
+    bits: of its weights and activations; None for a float network. A quantized stage that follows one of other bits
+        quantizes that one's latent weights anew, and calibrates.
     regularized: the penalty is part of its loss. freezes_alphas: the step sizes stand still from its beginning on.
+    distilled: the float stage's network is its teacher.
     optimizer: which of the two, "float_optimizer" or "qat_optimizer".
     """
 
     name: str
     first: int
     last: int
-    spec: Mapping[str, Any]
-    quantized: bool = False
+    lr_epochs: int
+    lr_warmup_epochs: int = 0
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    bits: tuple[int, int] | None = None
     regularized: bool = False
     freezes_alphas: bool = False
+    distilled: bool = False
     optimizer: str = "float_optimizer"
+
+    @property
+    def quantized(self) -> bool:
+        return self.bits is not None
 
     @property
     def signature(self) -> str:
@@ -74,7 +88,12 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with every field that has no effect at its plainest value, so that equal runs look equal."""
     config = copy.deepcopy(dict(config))
     config["device"] = config["device"].partition(":")[0]  # which of several like ones
-    reg, schedule = config["reg"], config["schedule"]
+    reg, schedule, distill = config["reg"], config["schedule"], config["distill"]
+    schedule["ladder"] = rungs(config)
+    if not schedule["ladder"]:
+        schedule["rung_epochs"] = 0
+    if not distill["weight"]:
+        distill["temperature"] = 1.0
     if reg.get("_target_") != BIN_REGULARIZATION:
         return config
     if schedule["freeze_alpha"] or not _is_regularized(config):
@@ -100,7 +119,9 @@ def plan(config: Mapping[str, Any], data_identity: str) -> list[Stage]:
     stages: list[Stage] = []
     for stage, blind in _outline(config):
         seen = _seen(config, data_identity, blind)
-        if not stage.quantized:
+        if stage.quantized:
+            seen["quant"]["weight_bits"], seen["quant"]["act_bits"] = stage.bits
+        else:
             seen["clip_value"] = config["quant"]["clip_value"]
         spec = {
             "version": VERSION,
@@ -113,6 +134,17 @@ def plan(config: Mapping[str, Any], data_identity: str) -> list[Stage]:
     return stages
 
 
+def outline(config: Mapping[str, Any]) -> list[Stage]:
+    """The stages of a run without what they depend on: names, epochs, bits."""
+    return [stage for stage, _ in _outline(config)]
+
+
+def rungs(config: Mapping[str, Any]) -> list[int]:
+    """The bits of the ladder's rungs that lie above the run's own, the highest first."""
+    lowest = min(config["quant"]["weight_bits"], config["quant"]["act_bits"])
+    return sorted({bits for bits in config["schedule"].get("ladder") or () if bits > lowest}, reverse=True)
+
+
 def run_code(config: Mapping[str, Any]) -> str:
     """The digest of the code of all stages of a run: what its result was made by, its data and its options apart."""
     return digest([_code(config, stage) for stage, _ in _outline(config)])
@@ -120,17 +152,26 @@ def run_code(config: Mapping[str, Any]) -> str:
 
 def _outline(config: Mapping[str, Any]) -> list[tuple[Stage, tuple[str, ...]]]:
     """The stages, their specs still empty, each with the fields that can't reach it."""
-    schedule, quantized = config["schedule"], {"quantized": True, "optimizer": "qat_optimizer"}
-    warmup, qat = schedule["warmup_epochs"], schedule["qat_epochs"]
-    if config["pretrained"]:
-        outline = [(Stage(FLOAT, 0, 0, {}), (*FLOAT_BLIND, "float_optimizer", "schedule.float_epochs"))]
-    else:
-        outline = [(Stage(FLOAT, 0, schedule["float_epochs"], {}), FLOAT_BLIND)]
+    schedule, quant = config["schedule"], config["quant"]
+    float_epochs = 0 if config["pretrained"] else schedule["float_epochs"]
+    unused = ("float_optimizer", "schedule.float_epochs") if config["pretrained"] else ()
+    first = Stage(FLOAT, 0, float_epochs, float_epochs, schedule["float_lr_warmup_epochs"])
+    found = [(first, (*FLOAT_BLIND, *unused))]
+
+    rising, rung_epochs = schedule["qat_lr_warmup_epochs"], schedule["rung_epochs"]
+    quantized = {"optimizer": "qat_optimizer", "distilled": config["distill"]["weight"] > 0}
+    for rung in rungs(config):
+        bits = max(quant["weight_bits"], rung), max(quant["act_bits"], rung)
+        stage = Stage(f"rung{rung}", 0, rung_epochs, rung_epochs, min(rising, rung_epochs), bits=bits, **quantized)
+        found.append((stage, tuple(key for key in RUNG_BLIND if key != "schedule.rung_epochs")))
+
+    warmup, epochs = schedule["warmup_epochs"], schedule["qat_epochs"]
+    quantized["bits"] = quant["weight_bits"], quant["act_bits"]
     if warmup:
-        outline.append((Stage(WARMUP, 0, warmup, {}, **quantized), WARMUP_BLIND))
+        found.append((Stage(WARMUP, 0, warmup, epochs, rising, **quantized), WARMUP_BLIND))
     last = {"regularized": _is_regularized(config), "freezes_alphas": schedule["freeze_alpha"]}
-    outline.append((Stage(REGULARIZED, warmup, qat, {}, **quantized, **last), QAT_BLIND))
-    return outline
+    found.append((Stage(REGULARIZED, warmup, epochs, epochs, rising, **quantized, **last), QAT_BLIND))
+    return found
 
 
 def _code(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:

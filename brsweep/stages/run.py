@@ -1,7 +1,8 @@
 """Train a run's stages: begin after the deepest one that the store holds, publish each as it ends.
 
     float      float network, float optimizer
-    warmup     quantized and calibrated from it, LSQ alone
+    rung4      where a ladder asks for it: at more bits first, LSQ alone
+    warmup     quantized and calibrated from what came before, LSQ alone
     br         weights, step sizes, batch norm and optimizer carried over; step sizes frozen where asked; LSQ + BR
 
 Each epoch ends with a checkpoint, then its record goes out: a process that is killed goes on, bit for bit on a CPU in
@@ -113,7 +114,8 @@ def _prepare(setup: Setup, stage: Stage, parent: dict[str, Any] | None, folder: 
         learner, probe = setup.learner(setup.networks.float_model(say=reporter.say), stage.optimizer), None
     state = {"history": [], "layers": [], "snapshots": {}, "float": None, "best": None, "collapse": None}
     state |= {key: parent[key] for key in ("history", "layers", "snapshots", "float")} if parent else {}
-    state |= {"signature": stage.signature, "stage": stage.name, "quantized": stage.quantized, "done": stage.first}
+    state |= {"signature": stage.signature, "stage": stage.name, "bits": stage.bits, "done": stage.first}
+    state |= {"teacher": learner.teacher.state_dict()} if learner.teacher else {}
     state["device"] = setup.device.type
     saved = _checkpoint(folder, stage, setup.device.type, reporter)
     if saved is not None:
@@ -128,17 +130,21 @@ def _prepare(setup: Setup, stage: Stage, parent: dict[str, Any] | None, folder: 
 
 
 def _begin_qat(setup: Setup, stage: Stage, parent: dict[str, Any], reporter: Reporter) -> tuple[Learner, Probe]:
-    if parent["quantized"]:
-        model, conversion = setup.networks.quantized_model()
+    goes_on = parent["bits"] == stage.bits
+    if goes_on:
+        model, conversion = setup.networks.quantized_model(stage.bits)
         model.load_state_dict(parent["model"])
     else:
-        model, conversion = setup.networks.quantized_model(parent["model"])
+        model, conversion = setup.networks.quantized_model(stage.bits, parent["model"])
         setup.calibrate(model)
         for line in conversion.warnings:
             reporter.warn(line)
     regularizer = setup.regularizer() if stage.regularized else None
-    learner = setup.learner(model, stage.optimizer, sites=conversion.sites, regularizer=regularizer)
-    if parent["quantized"]:
+    teacher = setup.teacher(parent.get("teacher", parent["model"])) if stage.distilled else None
+    learner = setup.learner(
+        model, stage.optimizer, sites=conversion.sites, regularizer=regularizer, teacher=teacher
+    )
+    if goes_on:
         learner.optimizer.load_state_dict(parent["optimizer"])
     if stage.freezes_alphas:
         frozen = freeze_alphas(model, learner.optimizer)
@@ -155,9 +161,8 @@ def _train(
     """
     stage, learner, state = training.stage, training.learner, training.state
     progress = Progress(state["done"], list(state["history"]), list(state["layers"]))
-    schedule, config = setup.config["schedule"], setup.config
-    epochs, kind = (schedule["qat_epochs"], "qat") if stage.quantized else (stage.last, "float")
-    span = Span(stage.name, stage.first, stage.last, epochs, schedule[f"{kind}_lr_warmup_epochs"])
+    config = setup.config
+    span = Span(stage.name, stage.first, stage.last, stage.lr_epochs, stage.lr_warmup_epochs)
     watch = CollapseWatch(state, reporter, config["reg"]) if judged else None
 
     def after_epoch(record: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ class Networks:
         a pretrained file, of which `say` tells what was taken."""
         model = clip_relus(self.untrained(), self.config["quant"]["clip_value"])
         if state is not None:
-            model.load_state_dict(state)
+            model.load_state_dict({name: state[name] for name in model.state_dict()})
         elif self.config["pretrained"]:
             say(load_pretrained(self.config["pretrained"], model, self.config["pretrained_replace_head"]))
         return self.placed(model)
@@ -63,15 +63,19 @@ class Networks:
         size = {"image_size": self.image_size}
         return build_model(factory, self.classes, self.channels, seed, **size, **arguments)
 
-    def quantized_model(self, float_state: Mapping[str, Tensor] | None = None) -> tuple[nn.Module, Conversion]:
-        """The quantized network with a float network's weights; its activations have no step size yet."""
+    def quantized_model(
+        self, bits: tuple[int, int] | None = None, state: Mapping[str, Tensor] | None = None
+    ) -> tuple[nn.Module, Conversion]:
+        """The quantized network with a float network's weights, or the latent ones of a quantized network: its
+        activations have no step size yet. bits: of weights and activations; None for the configuration's own."""
         quant = dict(self.config["quant"])
+        quant["weight_bits"], quant["act_bits"] = bits or (quant["weight_bits"], quant["act_bits"])
         node = quant.pop("quantizer")
         arguments = {key: value for key, value in node.items() if key != targets.TARGET}
         quantizer = partial(targets.locate("quant.quantizer", node[targets.TARGET]), **arguments)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the conversion's warnings are printed by the run
-            return quantize_model(self.float_model(float_state), quantizer=quantizer, **quant)
+            return quantize_model(self.float_model(state), quantizer=quantizer, **quant)
 
     def placed(self, model: nn.Module) -> nn.Module:
         layout = torch.channels_last if self.config["channels_last"] else torch.contiguous_format
@@ -129,6 +133,10 @@ class Setup:
         except (TypeError, ValueError) as error:
             raise BrsweepError(f"{which}: {node[targets.TARGET]}: {error}") from None
 
+    def teacher(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """The float network of that state, for soft labels."""
+        return self.networks.float_model(state).eval().requires_grad_(False)
+
     def regularizer(self) -> Any:
         return targets.build("reg", self.config["reg"])
 
@@ -139,6 +147,8 @@ class Setup:
             precision=self.config["precision"],
             gradient_clip=self.config["gradient_clip"],
             compile=self.config["compile"],
+            distill_weight=self.config["distill"]["weight"],
+            temperature=self.config["distill"]["temperature"],
             **parts,
         )
 

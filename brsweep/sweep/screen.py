@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from brsweep.runs.status import RunStatus, run_status
+from brsweep.stages.plan import outline
 from brsweep.sweep.tree import FINISHED, Outcome, Task
 
 REDRAW_S = 1.0
@@ -63,7 +64,7 @@ class LiveTable(Lines):
 
         table = Table("running", "epoch", "validation", "left", caption=f"{left} of the sweep's tasks to end")
         for task in running:
-            status = run_status(task.folder.path, {"epochs": task.stages[-1].last + _before(task)})
+            status = run_status(task.folder.path, {"epochs": _epochs_upto(task)})
             table.add_row(task.name, progress(status), percent(status.accuracy), duration(status.time_left_s))
         self._live.update(table, refresh=True)
 
@@ -94,12 +95,11 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _before(task: Task) -> int:
-    """Epochs of the float stage, which counts for itself: its records stand before those of the quantized stages."""
-    if task.stages[-1].name == "float":
-        return 0
-    config = task.config
-    return 0 if config["pretrained"] else config["schedule"]["float_epochs"]
+def _epochs_upto(task: Task) -> int:
+    """Epochs of the task's stages and of those before, whose records come first in its folder."""
+    stages = outline(task.config)
+    last = [stage.name for stage in stages].index(task.stages[-1].name)
+    return sum(stage.epochs for stage in stages[: last + 1])
 
 
 def _result(task: Task) -> str:

@@ -143,6 +143,7 @@ def _about(
         tags=words,
         id=folder.attempt_id(f"{sweep}/{name}"),
         stage_ends=_stage_ends(folder, records),
+        stages=tuple(dict.fromkeys(record["stage"] for record in records)),
         notice=lambda line: None,
         warn=lambda line: say(f"{name}: {line}"),
     )

@@ -70,7 +70,7 @@ def ridges(kind: str, sites: Mapping[str, tuple[Histogram | None, Histogram]], s
         _rows(ax, list(rows), f"{bits} bits", most)
         ax.set_xlabel("value / alpha")
     what = "Latent weights" if kind == "weight" else "Activations before quantization (zeros cut off)"
-    figure.suptitle(f"{what} as {TITLES[stage]} begins (orange) and ends (blue); levels grey", fontsize=10)
+    figure.suptitle(f"{what} as {TITLES.get(stage, stage)} begins (orange) and ends (blue); levels grey", fontsize=10)
     return figure
 
 
@@ -141,7 +141,7 @@ def occupancy(line: Mapping[str, Any]) -> Figure:
         ax.set_xlabel("share of values")
         if bins:
             ax.legend(ncols=8, fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12))
-    figure.suptitle(f"Bin occupancy at the end of {TITLES[line['stage']]}", fontsize=10)
+    figure.suptitle(f"Bin occupancy at the end of {TITLES.get(line['stage'], line['stage'])}", fontsize=10)
     return figure
 
 

@@ -39,7 +39,8 @@ class RunInfo:
     """What a tracker is told of its run, and where it may speak.
 
     name: readable; sweep: the name of the group it belongs to; id: stable over resumes, unique among runs.
-    config: the run's configuration as plain nested dicts. stage_ends: the steps that end a stage.
+    config: the run's configuration as plain nested dicts. stage_ends: the steps that end a stage;
+        stages: their names, first to last.
     notice, warn: take one line each, for people.
 
     Keys and passwords in names, tags and configuration are hidden (see `brsweep.secrets`).
@@ -51,6 +52,7 @@ class RunInfo:
     tags: tuple[str, ...]
     id: str
     stage_ends: tuple[int, ...] = ()
+    stages: tuple[str, ...] = ("float", "warmup", "br")
     notice: Callable[[str], None] = field(default=print, compare=False, repr=False)
     warn: Callable[[str], None] = field(default=print, compare=False, repr=False)
 

@@ -31,7 +31,6 @@ from brsweep.tracking.snapshots import has_ended
 from brsweep.tracking.tracker import FAILED, FINISHED, INTERRUPTED, Record, RunInfo, Tracker, one_line, seconds
 from brsweep.tracking.wandb_session import SERVICE_START_S, Session
 
-STAGES = ("float", "warmup", "br")
 REST_S = 10.0
 """What the guard grants beyond W&B's own time-outs, for sending what is on file and for keeping them."""
 EXIT_CODES = {FINISHED: 0, FAILED: 1, INTERRUPTED: 255}
@@ -80,7 +79,7 @@ class WeightsAndBiases(Tracker):
         if run.disabled:
             self._about.notice("W&B is disabled by WANDB_MODE")
             return
-        for stage in STAGES:
+        for stage in self._about.stages:
             for axis in ("epoch", "step"):
                 run.define_metric(f"{stage}/{axis}", hidden=True)
             run.define_metric(f"{stage}/*", step_metric=f"{stage}/epoch")

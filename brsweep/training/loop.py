@@ -27,7 +27,7 @@ class Diverged(BrsweepError):
 class Span:
     """Which epochs a stage trains, out of those that its learning rate's cosine spans.
 
-    name: "float", "warmup" or "br". first, last: the epochs [first, last), counted from 0 within `epochs`.
+    name: the stage's. first, last: the epochs [first, last), counted from 0 within `epochs`.
     """
 
     name: str

@@ -17,7 +17,10 @@ from brsweep.quant.sites import Site
 
 @dataclass(frozen=True)
 class Learner:
-    """What a stage trains with. `regularizer` is None in the float and warm-up stages, and for LSQ alone."""
+    """What a stage trains with. `regularizer` is None in the float and warm-up stages, and for LSQ alone.
+
+    teacher: the float network in evaluation mode, whose soft labels count with distill_weight at temperature.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -26,6 +29,9 @@ class Learner:
     precision: str = "float32"
     gradient_clip: float | None = None
     compile: bool = False
+    teacher: nn.Module | None = None
+    distill_weight: float = 0.0
+    temperature: float = 1.0
 
     @cached_property
     def forward(self) -> Callable[[Tensor], Tensor]:
@@ -50,7 +56,8 @@ def train_step(
             with regularizer.collect(learner.sites) as seen:
                 logits = learner.forward(images)
             penalties = regularizer.penalties(seen)
-    task_loss = F.cross_entropy(logits.float(), labels)
+        soft = None if learner.teacher is None else soft_labels(learner, images)
+    task_loss = distilled_loss(learner, logits.float(), labels, soft)
     loss = task_loss
     for kind, penalty in penalties.items():
         loss = loss + (lambdas[kind] * penalty).to(loss.dtype)
@@ -65,6 +72,23 @@ def train_step(
 
 
 # ------------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def soft_labels(learner: Learner, images: Tensor) -> Tensor:
+    """The teacher's log-probabilities [B, classes] at the temperature."""
+    return (learner.teacher(images).float() / learner.temperature).log_softmax(1)
+
+
+def distilled_loss(learner: Learner, logits: Tensor, labels: Tensor, soft: Tensor | None) -> Tensor:
+    """(1 - w) * cross entropy + w * T^2 * KL(teacher || student), both at temperature T in the second term (Hinton,
+    Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015); without a teacher the cross entropy."""
+    loss = F.cross_entropy(logits, labels)
+    if soft is None:
+        return loss
+    own = (logits / learner.temperature).log_softmax(1)
+    distance = F.kl_div(own, soft, reduction="batchmean", log_target=True) * learner.temperature**2
+    return (1 - learner.distill_weight) * loss + learner.distill_weight * distance
 
 
 class EpochTotals(NamedTuple):
