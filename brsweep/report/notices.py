@@ -54,7 +54,8 @@ def _changed_parts(runs: Sequence[ReportedRun]) -> list[str]:
     for run in runs:
         if run.config is not None and run.code:
             named = sorted(str(value) for key, value in dotted(run.config).items() if key.endswith("_target_"))
-            uses = [f"{s.quantized} {s.regularized} {s.epochs > 0}" for s in outline(run.config)]  # stages, by their parts
+            # the stages, by the parts that they use: LSQ alone has no regularizer's code
+            uses = [f"{s.quantized} {s.regularized} {s.epochs > 0}" for s in outline(run.config)]
             codes.setdefault((*named, *uses), {}).setdefault(run.code, []).append(run.name)
     lines = []
     for of_code in codes.values():
