@@ -12,8 +12,8 @@
         failure.json     why the last training of it failed, in one line; gone when it begins again
 
 What is read back is data that may have been damaged or come from somebody else: it is checked for its shape, and what
-does not fit raises `BrsweepError`, one line that names the file. A result holds the name of its run and a digest of
-itself, so another run's, a cut one or an edited one does not answer.
+does not fit raises `BrsweepError`, one line that names the file. A result holds the name of its run, a digest of
+itself and one of each file that the run left beside it, so another run's, a cut or an edited one does not answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 RESULT, CONFIG, METRICS, LAYERS, CONSOLE = "result.json", "config.yaml", "metrics.jsonl", "layers.jsonl", "console.log"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, CHECKPOINT = "checkpoints", "checkpoint.pt"
+FILES = "files"
+"""In a result: the digest of each file that the run left, by its path in the folder."""
 ASIDE = ".before"
 PLAN, FAILURE, LOCK, ATTEMPT = "plan.json", "failure.json", ".lock", "run_id"
 OF_A_TRAINING = (RESULT, FAILURE, METRICS, LAYERS, CONSOLE, ATTEMPT, CHECKPOINTS, snapshots.SNAPSHOTS)
@@ -122,8 +124,9 @@ class RunFolder:
             return False
 
     def write_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Publish the result, with the run's name and a digest: from here on the run is finished. What was written."""
-        named = dict(result) | {"name": self.path.resolve().name}
+        """Publish the result, with the run's name, a digest of it and one of each other file: from here on the run is
+        finished. What was written."""
+        named = dict(result) | {"name": self.path.resolve().name, FILES: self._digests()}
         content = json.loads(json.dumps(named, allow_nan=False))  # as it will be read back
         sealed = content | {"digest": _seal(content)}
         write_atomically(self.path / RESULT, json.dumps(sealed, indent=2) + "\n")
@@ -152,12 +155,12 @@ class RunFolder:
     def records(self, skip_damaged: bool = False) -> list[dict[str, Any]]:
         """The epochs so far, those of all stages; none where no epoch has ended. Raises `BrsweepError`, and where
         lines are damaged unless they are to be skipped."""
-        path = self._own(METRICS)
+        path = self._unchanged(METRICS)
         return jsonl.read_epochs(path, skip_damaged) if os.path.exists(path) else []
 
     def layers(self) -> list[dict[str, Any]]:
         """An entry for each quantized epoch, see `brsweep.tracking.snapshots.layers`. Raises `BrsweepError`."""
-        self._own(LAYERS)
+        self._unchanged(LAYERS)
         return snapshots.layers(self.path)
 
     def open_records(self) -> tuple[jsonl.JsonLines, jsonl.JsonLines]:
@@ -170,7 +173,7 @@ class RunFolder:
 
     def snapshot(self, name: str) -> tuple[dict[str, snapshots.Histogram], np.ndarray | None]:
         """Site -> histogram, and the confusion counts or None. Raises `BrsweepError`."""
-        self._own(f"{snapshots.SNAPSHOTS}/{name}.npz")
+        self._unchanged(f"{snapshots.SNAPSHOTS}/{name}.npz")
         return snapshots.snapshot(self.path, name)
 
     def stage_has_ended(self, stage: str) -> bool:
@@ -220,7 +223,7 @@ class RunFolder:
 
         Leaves alone a folder without a result, or one that a process holds.
         """
-        checkpoint = self.checkpoints / "checkpoint.pt"
+        checkpoint = self.checkpoints / CHECKPOINT
         left = [self.path / FAILURE, checkpoint, *self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")]
         left = [path for path in (*left, self.path / ASIDE) if path.exists()]
         if left and self.finished:
@@ -228,20 +231,25 @@ class RunFolder:
                 _remove(left)
 
     def check(self) -> list[str]:
-        """What is damaged, a line for each file that is there and can't be read as what it is. Imports torch."""
+        """What is damaged, a line for each file that is not what the run left, or can't be read as what it is. Imports
+        torch."""
         from brsweep.training.checkpoint import load
 
-        shots = sorted(path.stem for path in (self.path / snapshots.SNAPSHOTS).glob("*.npz"))
-        weights = sorted(self.checkpoints.glob("*.pt")) if self.checkpoints.is_dir() else []
-        reads = [self.result, self.config, self.records, self.layers]
-        if self.finished:  # these have to be there
-            reads[2] = partial(jsonl.read_epochs, self.path / METRICS)
-            weights = list(dict.fromkeys([*weights, self.checkpoints / "last.pt", self.checkpoints / "best.pt"]))
-        reads += [partial(self.snapshot, name) for name in shots] + [partial(load, path) for path in weights]
+        def of_snapshot(name: str) -> None:
+            self.snapshot(Path(name).stem)
+
+        reads: dict[str, Callable[[], Any]] = {RESULT: self.result, CONFIG: self.config}
+        reads |= {METRICS: self.records, LAYERS: self.layers}
+        digests = (self.result() or {}).get(FILES, {}) if self.finished else {}
+        for name in dict.fromkeys([*self._left(), *digests]):
+            of = load if name.endswith(".pt") else of_snapshot
+            reads.setdefault(name, partial(of, self.path / name if of is load else name))
         problems = []
-        for read in reads:
+        for name, read in reads.items():
             try:
-                read()
+                self._unchanged(name)
+                if name != PLAN:
+                    read()
             except BrsweepError as error:
                 problems.append(str(error))
         return problems
@@ -315,6 +323,27 @@ class RunFolder:
             raise Damaged(f"{path}: no file; remove it")
         return path
 
+    def _left(self) -> list[str]:
+        """The files that a finished run leaves beside its result, logs left out, by their paths in the folder."""
+        found = [self.path / name for name in (CONFIG, PLAN, METRICS, LAYERS)]
+        found += sorted((self.path / snapshots.SNAPSHOTS).glob("*.npz"))
+        found += [path for path in sorted(self.checkpoints.glob("*.pt")) if path.name != CHECKPOINT]
+        return [path.relative_to(self.path).as_posix() for path in found if path.exists()]
+
+    def _digests(self) -> dict[str, str]:
+        return {name: _digest(self.path / name) for name in self._left()}
+
+    def _unchanged(self, name: str) -> Path:
+        """`_own`, and of a finished run the file has to be the one that the run left; else `Damaged`."""
+        path = self._own(name)
+        try:
+            digests = (self.result() or {}).get(FILES)
+        except Damaged:
+            return path  # whoever asks for the result is told
+        if isinstance(digests, dict) and name in digests and not digests[name] == _digest(path):
+            raise Damaged(f"{path}: damaged, it is not what the run left there; {MEND}")
+        return path
+
     def _text(self, name: str) -> str | None:
         path = self._own(name)
         try:
@@ -356,6 +385,17 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         why = error.strerror
         raise BrsweepError(f"{path}: can't be written ({why}); free the disk or choose another folder") from None
+
+
+def _digest(path: Path) -> str | None:
+    """Of a file's content; None where it can't be read."""
+    try:
+        if not path.is_file():
+            return None
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError:
+        return None
 
 
 def _remove(paths: Iterable[Path]) -> None:
