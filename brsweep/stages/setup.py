@@ -39,13 +39,13 @@ class Setup:
     @classmethod
     def of(cls, config: Mapping[str, Any], source: Any) -> Setup:
         """Prepare this process (memory, threads, determinism, kernels) and load the data."""
-        keep_freed_memory()
         device = find_device(config["device"])
+        kernels.use(config["kernels"], device.type)  # first: it may refuse, and the process is then as it was
+        keep_freed_memory()
         if config["threads"]:
             torch.set_num_threads(config["threads"])
         torch.use_deterministic_algorithms(config["deterministic"])
         torch.backends.cudnn.benchmark = not config["deterministic"]
-        kernels.use(config["kernels"], device.type)
         if config["compile"]:
             torch.compiler.reset()  # what earlier runs of this process compiled counts against a limit
         options = {key: config["data"][key] for key in TABLE_OPTIONS}
