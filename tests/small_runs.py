@@ -59,7 +59,7 @@ def outcome(path: Path) -> dict[str, Any]:
     import torch
 
     result = _timeless(json.loads((path / "result.json").read_text()))
-    for key in ("config", "epoch_time_s", "git_dirty", "git_commit", "digest"):
+    for key in ("config", "epoch_time_s", "git_dirty", "git_commit", "digest", "files"):
         del result[key]
     said: dict[str, Any] = {"result": result}
     for name in ("metrics.jsonl", "layers.jsonl"):

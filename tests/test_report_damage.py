@@ -147,10 +147,10 @@ FILES: dict[str, tuple[Callable[[Path], Any], Callable[[Path, Any], None]]] = {
 
 
 def _sealed(folder: Path, result: Any) -> Any:
-    from brsweep.runs.folder import _seal
+    from brsweep.runs.files import seal
 
     named = result | {"name": folder.name} if isinstance(result, dict) and "name" in result else result
-    return named | {"digest": _seal(named)} if isinstance(named, dict) else named
+    return named | {"digest": seal(named)} if isinstance(named, dict) else named
 
 
 @pytest.mark.parametrize("file", FILES)

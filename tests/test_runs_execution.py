@@ -535,19 +535,48 @@ def test_what_a_killed_training_left_beside_its_result_goes(again):
 
 @pytest.mark.parametrize(
     "name",
-    ["result.json", "config.yaml", "metrics.jsonl", "layers.jsonl", "snapshots/br-end.npz", "checkpoints/best.pt"],
-)
+    [
+        "result.json", "config.yaml", "plan.json", "metrics.jsonl", "layers.jsonl", "snapshots/br-start.npz",
+        "snapshots/br-end.npz", "checkpoints/best.pt", "checkpoints/last.pt",
+    ],
+)  # fmt: skip
 def test_every_damaged_file_is_found_and_named(again, name, capsys):
+    """A flipped bit, a changed digit, a cut, nothing, no file, a folder in its place."""
     _, folder = again
     main = importlib.import_module("brsweep.sweep.__main__").main
     main([str(folder.parent), "--check"])
     assert "every file is whole" in capsys.readouterr().out
-    content = bytearray((folder / name).read_bytes())
-    content[len(content) // 2] ^= 0x80
-    (folder / name).write_bytes(content)
-    with pytest.raises(SystemExit, match="damaged"):
-        main([str(folder.parent), "--check"])
-    assert f"damaged: {folder / name}" in capsys.readouterr().out
+    whole = (folder / name).read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0x80
+    digit = next((i for i in range(len(whole) - 1, -1, -1) if whole[i : i + 1].isdigit()), 0)
+    changed = whole[:digit] + (b"1" if whole[digit : digit + 1] == b"2" else b"2") + whole[digit + 1 :]
+    gone = [None] if name != "result.json" else []  # a run without one is unfinished
+    for content in (bytes(flipped), changed, whole[: len(whole) // 2], whole[:-2], b"", *gone, "folder"):
+        (folder / name).unlink()
+        if content == "folder":
+            (folder / name).mkdir()
+        elif content is not None:
+            (folder / name).write_bytes(content)
+        with pytest.raises(SystemExit, match="1 files are damaged"):
+            main([str(folder.parent), "--check"])
+        assert f"damaged: {folder / name}" in capsys.readouterr().out, content
+        if content is None:
+            (folder / name).touch()
+    (folder / name).rmdir()
+    (folder / name).write_bytes(whole)
+    main([str(folder.parent), "--check"])
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "layers.jsonl"])
+def test_records_of_a_finished_run_with_a_changed_digit_are_not_shown(again, name):
+    _, folder = again
+    read = RunFolder(folder).records if name == "metrics.jsonl" else RunFolder(folder).layers
+    assert read()
+    text = (folder / name).read_text()
+    (folder / name).write_text(text.replace("0.1", "0.2", 1))
+    with pytest.raises(BrsweepError, match=rf"{name}: damaged, it is not what the run left there"):
+        read()
 
 
 def test_a_folder_that_is_renamed_while_it_trains_ends_the_training_and_says_so(tmp_path, monkeypatch):

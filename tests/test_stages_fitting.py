@@ -107,3 +107,19 @@ def test_the_check_leaves_the_generators_where_they_were(tmp_path):
     before = torch.get_rng_state()
     preflight.check_parts(config("model.width=7", tmp_path=tmp_path))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_kernels_that_cannot_be_had_leave_the_process_as_it_was(tmp_path, monkeypatch):
+    import torch
+
+    from brsweep.kernels import implementations
+    from brsweep.stages import setup
+
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    monkeypatch.setattr(implementations, "fault", lambda name: "broken here")
+    monkeypatch.setattr(setup, "keep_freed_memory", lambda: pytest.fail("the allocator is set"))
+    wanted = config(f"threads={before[0] + 1}", f"deterministic={not before[1]}".lower(), tmp_path=tmp_path)
+    with pytest.raises(BrsweepError, match="broken here"):
+        setup.Setup.of(wanted, None)
+    after = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    assert after == before

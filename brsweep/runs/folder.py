@@ -14,8 +14,8 @@
         failure.json     why the last training of it failed, in one line; gone when it begins again
 
 What is read back is data that may have been damaged or come from somebody else: it is checked for its shape, and what
-does not fit raises `BrsweepError`, one line that names the file. A result holds the name of its run and a digest of
-itself, so another run's, a cut one or an edited one does not answer.
+does not fit raises `BrsweepError`, one line that names the file. A result holds the name of its run, a digest of
+itself and one of each file that the run left beside it, so another run's, a cut or an edited one does not answer.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brsweep.errors import BrsweepError
-from brsweep.files import replace_file
+from brsweep.runs.files import MEND, CheckedFolder, Damaged, digest_of, seal, write_atomically
 from brsweep.stages.store import lock_is_held, os_lock
 from brsweep.tracking import jsonl, snapshots
 
@@ -41,30 +41,20 @@ if TYPE_CHECKING:
     import numpy as np
 
 RESULT, CONFIG, METRICS, LAYERS, CONSOLE = "result.json", "config.yaml", "metrics.jsonl", "layers.jsonl", "console.log"
-CHECKPOINTS, EXPORTS = "checkpoints", "export"
+CHECKPOINTS, CHECKPOINT, EXPORTS = "checkpoints", "checkpoint.pt", "export"
 WHICH = ("best", "last")
 """The epochs whose weights a finished run keeps."""
+FILES = "files"
+"""In a result: the digest of each file that the run left, by its path in the folder."""
 ASIDE = ".before"
 PLAN, FAILURE, LOCK, ATTEMPT = "plan.json", "failure.json", ".lock", "run_id"
 OF_A_TRAINING = (RESULT, FAILURE, METRICS, LAYERS, CONSOLE, ATTEMPT, CHECKPOINTS, snapshots.SNAPSHOTS, EXPORTS)
 """What a new training begins without; the result first."""
 LOOKS, LOOK_S = 10, 0.05
 """How often, and at what distance, a busy lock is tried: a status table looks at locks too, for an instant."""
-MEND = "the same command with stale=retrain trains the run again"
-LARGEST_TEXT = 16 * 2**20
-"""Bytes of a result, a failure or a configuration; what is larger was not written here."""
-MOST_LEVELS = 64
-"""Levels of a configuration's nesting, far more than one has."""
 
 
-class Damaged(BrsweepError):
-    """A file of a run's folder is there and is not what the run wrote."""
-
-
-class RunFolder:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
+class RunFolder(CheckedFolder):
     @property
     def checkpoints(self) -> Path:
         return self.path / CHECKPOINTS
@@ -88,19 +78,7 @@ class RunFolder:
 
     def config(self) -> dict[str, Any] | None:
         """The run's configuration, plain nested data; None where it was never begun. Raises `Damaged`."""
-        import yaml
-
-        text = self._text(CONFIG)
-        if text is None:
-            return None
-        try:
-            _check_events(text)
-            config = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        except (yaml.YAMLError, ValueError, RecursionError):
-            config = None
-        if not isinstance(config, dict):
-            raise Damaged(f"{self.path / CONFIG}: damaged; {MEND}")
-        return config
+        return self._yaml(CONFIG)
 
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run; None where there is none yet. Raises `Damaged`."""
@@ -126,10 +104,11 @@ class RunFolder:
             return False
 
     def write_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Publish the result, with the run's name and a digest: from here on the run is finished. What was written."""
-        named = dict(result) | {"name": self.path.resolve().name}
+        """Publish the result, with the run's name, a digest of it and one of each other file: from here on the run is
+        finished. What was written."""
+        named = dict(result) | {"name": self.path.resolve().name, FILES: self._digests()}
         content = json.loads(json.dumps(named, allow_nan=False))  # as it will be read back
-        sealed = content | {"digest": _seal(content)}
+        sealed = content | {"digest": seal(content)}
         write_atomically(self.path / RESULT, json.dumps(sealed, indent=2) + "\n")
         return sealed
 
@@ -162,9 +141,9 @@ class RunFolder:
         whose batch norm was re-estimated. Imports torch. Raises `BrsweepError`."""
         from brsweep.training.checkpoint import load
 
-        state = _state(load(self._own(f"{CHECKPOINTS}/{which}.pt")), self.checkpoints / f"{which}.pt")
+        state = _state(load(self._unchanged(f"{CHECKPOINTS}/{which}.pt")), self.checkpoints / f"{which}.pt")
         if reestimated:
-            path = self._own(f"{CHECKPOINTS}/{which}.buffers.pt")
+            path = self._unchanged(f"{CHECKPOINTS}/{which}.buffers.pt")
             if not path.exists():
                 raise BrsweepError(
                     f"{self.path}: holds no re-estimated batch norm; reestimate_bn_batches=N trains such a run"
@@ -183,12 +162,12 @@ class RunFolder:
     def records(self, skip_damaged: bool = False) -> list[dict[str, Any]]:
         """The epochs so far, those of all stages; none where no epoch has ended. Raises `BrsweepError`, and where
         lines are damaged unless they are to be skipped."""
-        path = self._own(METRICS)
+        path = self._unchanged(METRICS)
         return jsonl.read_epochs(path, skip_damaged) if os.path.exists(path) else []
 
     def layers(self) -> list[dict[str, Any]]:
         """An entry for each quantized epoch, see `brsweep.tracking.snapshots.layers`. Raises `BrsweepError`."""
-        self._own(LAYERS)
+        self._unchanged(LAYERS)
         return snapshots.layers(self.path)
 
     def open_records(self) -> tuple[jsonl.JsonLines, jsonl.JsonLines]:
@@ -201,7 +180,7 @@ class RunFolder:
 
     def snapshot(self, name: str) -> tuple[dict[str, snapshots.Histogram], np.ndarray | None]:
         """Site -> histogram, and the confusion counts or None. Raises `BrsweepError`."""
-        self._own(f"{snapshots.SNAPSHOTS}/{name}.npz")
+        self._unchanged(f"{snapshots.SNAPSHOTS}/{name}.npz")
         return snapshots.snapshot(self.path, name)
 
     def stage_has_ended(self, stage: str) -> bool:
@@ -251,7 +230,7 @@ class RunFolder:
 
         Leaves alone a folder without a result, or one that a process holds.
         """
-        checkpoint = self.checkpoints / "checkpoint.pt"
+        checkpoint = self.checkpoints / CHECKPOINT
         left = [self.path / FAILURE, checkpoint, *self.path.glob(".*.part"), *self.checkpoints.glob(".*.part")]
         left = [path for path in (*left, self.path / ASIDE) if path.exists()]
         if left and self.finished:
@@ -259,20 +238,25 @@ class RunFolder:
                 _remove(left)
 
     def check(self) -> list[str]:
-        """What is damaged, a line for each file that is there and can't be read as what it is. Imports torch."""
+        """What is damaged, a line for each file that is not what the run left, or can't be read as what it is. Imports
+        torch."""
         from brsweep.training.checkpoint import load
 
-        shots = sorted(path.stem for path in (self.path / snapshots.SNAPSHOTS).glob("*.npz"))
-        weights = sorted(self.checkpoints.glob("*.pt")) if self.checkpoints.is_dir() else []
-        reads = [self.result, self.config, self.records, self.layers]
-        if self.finished:  # these have to be there
-            reads[2] = partial(jsonl.read_epochs, self.path / METRICS)
-            weights = list(dict.fromkeys([*weights, self.checkpoints / "last.pt", self.checkpoints / "best.pt"]))
-        reads += [partial(self.snapshot, name) for name in shots] + [partial(load, path) for path in weights]
+        def of_snapshot(name: str) -> None:
+            self.snapshot(Path(name).stem)
+
+        reads: dict[str, Callable[[], Any]] = {RESULT: self.result, CONFIG: self.config}
+        reads |= {METRICS: self.records, LAYERS: self.layers}
+        digests = (self.result() or {}).get(FILES, {}) if self.finished else {}
+        for name in dict.fromkeys([*self._left(), *digests]):
+            of = load if name.endswith(".pt") else of_snapshot
+            reads.setdefault(name, partial(of, self.path / name if of is load else name))
         problems = []
-        for read in reads:
+        for name, read in reads.items():
             try:
-                read()
+                self._unchanged(name)
+                if name != PLAN:
+                    read()
             except BrsweepError as error:
                 problems.append(str(error))
         return problems
@@ -330,63 +314,39 @@ class RunFolder:
         for name in names:
             os.replace(start / name, end / name)
 
-    # --- reading -----------------------------------------------------------------------------------------------------
+    # --- what the run left -------------------------------------------------------------------------------------------
 
-    def _own(self, name: str) -> Path:
-        """Where a file of the folder lies. Raises `Damaged` for a link that leads out of the folder, and for what is
-        neither file nor folder: a pipe is waited for without end."""
-        path = self.path / name
-        try:
-            real = os.path.realpath(path)
-        except ValueError:
-            raise Damaged(f"{path}: a name that no file can have") from None
-        if os.path.commonpath([real, os.path.realpath(self.path)]) != os.path.realpath(self.path):
-            raise Damaged(f"{path}: a link out of the run's folder, not read; put the file itself in its place")
-        if os.path.exists(real) and not (os.path.isfile(real) or os.path.isdir(real)):
-            raise Damaged(f"{path}: no file; remove it")
-        return path
+    def _left(self) -> list[str]:
+        """The files that a finished run leaves beside its result, logs left out, by their paths in the folder."""
+        found = [self.path / name for name in (CONFIG, PLAN, METRICS, LAYERS)]
+        found += sorted((self.path / snapshots.SNAPSHOTS).glob("*.npz"))
+        found += [path for path in sorted(self.checkpoints.glob("*.pt")) if path.name != CHECKPOINT]
+        return [path.relative_to(self.path).as_posix() for path in found if path.exists()]
 
-    def _text(self, name: str) -> str | None:
+    def _digests(self) -> dict[str, str]:
+        return {name: digest_of(self.path / name) for name in self._left()}
+
+    def _unchanged(self, name: str) -> Path:
+        """`_own`, and of a finished run the file has to be the one that the run left; else `Damaged`."""
         path = self._own(name)
         try:
-            with open(path, "rb") as file:
-                content = file.read(LARGEST_TEXT + 1)
-            if len(content) > LARGEST_TEXT:
-                raise ValueError(f"more than {LARGEST_TEXT} bytes")
-            return content.decode()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or "no text"
-            raise Damaged(f"{path}: can't be read ({why}); {MEND}") from None
-
-    def _json(self, name: str) -> Any:
-        text = self._text(name)
-        try:
-            return None if text is None else json.loads(text)
-        except (ValueError, RecursionError):
-            raise Damaged(f"{self.path / name}: damaged, it is no JSON; {MEND}") from None
+            digests = (self.result() or {}).get(FILES)
+        except Damaged:
+            return path  # whoever asks for the result is told
+        if isinstance(digests, dict) and name in digests and not digests[name] == digest_of(path):
+            raise Damaged(f"{path}: damaged, it is not what the run left there; {MEND}")
+        return path
 
     def _why_no_result(self, result: Any) -> str | None:
         if not isinstance(result, dict) or result.get("status") != "finished":
             return "damaged, it is no result"
         if not isinstance(result.get("digest"), str):
             return "without a digest: of an older brsweep, or damaged"
-        if _seal(result) != result["digest"]:
+        if seal(result) != result["digest"]:
             return "damaged, its content does not match its digest"
         if result.get("name") != self.path.resolve().name:
             return f"that of another run, {result.get('name')}"
         return None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds the old content or the new, whole. Raises `BrsweepError` on a full disk."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, text)
-    except OSError as error:
-        why = error.strerror
-        raise BrsweepError(f"{path}: can't be written ({why}); free the disk or choose another folder") from None
 
 
 def _remove(paths: Iterable[Path]) -> None:
@@ -402,24 +362,3 @@ def _state(content: Any, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise Damaged(f"{path}: damaged, it holds no network's state; {MEND}")
     return content["model"]
-
-
-def _seal(result: Mapping[str, Any]) -> str:
-    """The digest of a result's content. Exact: a changed last digit of a number shows."""
-    content = {key: value for key, value in result.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _check_events(text: str) -> None:
-    """Raise ValueError for YAML that is never written here and dear to read: anchors and aliases, a few of which stand
-    for gigabytes, and nesting that libyaml's recursion does not survive."""
-    import yaml
-
-    depth = 0
-    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if depth > MOST_LEVELS or getattr(event, "anchor", None) is not None:
-            raise ValueError("an anchor, an alias, or too deep")

@@ -94,8 +94,8 @@ class Setup:
     def of(cls, config: Mapping[str, Any], source: Any) -> Setup:
         """Prepare this process (memory, threads, determinism, kernels) and load the data."""
         device = find_device(config["device"])
+        kernels.use(config["kernels"], device.type)  # first: it may refuse, and the process is then as it was
         settle(device, config["deterministic"])
-        kernels.use(config["kernels"], device.type)
         if config["compile"]:
             torch.compiler.reset()  # what earlier runs of this process compiled counts against a limit
         options = {key: config["data"][key] for key in TABLE_OPTIONS}

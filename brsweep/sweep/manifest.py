@@ -20,7 +20,8 @@ from typing import Any
 
 from brsweep.errors import BrsweepError
 from brsweep.files import read_file
-from brsweep.runs.folder import CONFIG, write_atomically
+from brsweep.runs.files import write_atomically
+from brsweep.runs.folder import CONFIG, RESULT
 from brsweep.runs.status import RunStatus, run_status
 from brsweep.runs.words import printable
 from brsweep.stages.store import os_lock
@@ -71,7 +72,7 @@ def runs_of(sweep: Path, warn: Callable[[str], None]) -> list[RunStatus]:
     """
     if not sweep.is_dir():
         raise BrsweepError(f"{sweep}: no such folder; give a sweep's, such as runs/default")
-    others = sorted(path.parent.name for path in sweep.glob(f"*/{CONFIG}"))
+    others = sorted({path.parent.name for name in (CONFIG, RESULT) for path in sweep.glob(f"*/{name}")})
     try:
         manifest = read_manifest(sweep) or {"runs": []}
     except BrsweepError as error:

@@ -30,7 +30,7 @@ from typing import Any
 
 from brsweep.errors import BrsweepError
 from brsweep.files import read_file
-from brsweep.runs.folder import write_atomically
+from brsweep.runs.files import write_atomically
 from brsweep.stages.store import os_lock
 from brsweep.sweep.engine import is_done
 from brsweep.sweep.local import work
