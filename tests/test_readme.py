@@ -11,11 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_runs
 from commands import TINY, call, shell
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
 from brsweep.config.compose import CONF_DIR, checked
+from brsweep.export.__main__ import main as export_main
+from brsweep.runs.run import data_source
 from brsweep.search.__main__ import register_search
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,7 +37,9 @@ def commands(kind: str) -> list[list[str]]:
 def test_every_block_has_a_kind_that_a_test_takes():
     kinds = re.findall(r"^```(.+)$", TEXT, flags=re.M)
     listings = {kind for kind in kinds if re.fullmatch(r"(python mine|yaml conf)/\S+", kind)}
-    assert set(kinds) - listings == {"bash", "bash compose", "bash dry", "bash own", "python", "text", "tree"}
+    assert set(kinds) - listings == {
+        "bash", "bash compose", "bash dry", "bash own", "bash run", "python", "python run", "text", "tree",
+    }  # fmt: skip
     assert len(listings) == 8
     assert len(commands("bash")) >= 3 and len(commands("bash compose")) >= 5
 
@@ -102,6 +107,23 @@ def test_parts_of_ones_own_run_as_listed(tmp_path):
 @pytest.mark.parametrize("code", blocks("python"))
 def test_the_python_runs(code):
     exec(compile(code, "README.md", "exec"), {})
+
+
+def test_a_network_is_taken_out_as_written(tmp_path, monkeypatch):
+    """The lines on a finished run, whose name stands for RUN, in the folder that holds `runs`."""
+    pytest.importorskip("onnxruntime")
+    result = small_runs.train(tmp_path=tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    images = data_source(result["config"]).load().test_images
+    names = {"images": images}
+    exec(compile(blocks("python run")[0].replace("RUN", result["name"]), "README.md", "exec"), names)
+    assert names["labels"].shape == (len(images),)
+    for command in commands("bash run"):
+        assert command[:3] == ["python", "-m", "brsweep.export"]
+        assert export_main([word.replace("RUN", result["name"]) for word in command[3:]]) == 0
+    exported = {path.name for path in (tmp_path / "runs/default" / result["name"] / "export").iterdir()}
+    assert {"network.onnx", "codes.safetensors", "network.pt2"} < exported
+    assert (tmp_path / "exported" / result["name"] / "network.onnx").is_file()
 
 
 def test_the_tree_names_what_is_there():
