@@ -172,7 +172,7 @@ class Code:
 def torch_with_digest(content, path) -> None:
     with open(path, "w+b") as file:
         torch.save(content, file)
-        checkpoint.seal(file)
+        checkpoint._seal(file)
 
 
 def plain_pickle(content, path) -> None:
