@@ -22,7 +22,7 @@ from brsweep.stages.preflight import check_signatures
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir() and path.name != "hydra")
 FILES = sorted(path for path in CONF_DIR.rglob("*.yaml"))
-OPTIONS = [path for path in FILES if path.parent.name in GROUPS]
+OPTIONS = [path for path in FILES if path.relative_to(CONF_DIR).parts[0] in GROUPS and path.parent != CONF_DIR]
 LAUNCHERS = [path for path in FILES if path.parent.relative_to(CONF_DIR).as_posix() == "hydra/launcher"]
 EXPERIMENTS = [path for path in OPTIONS if path.parent.name == "experiment"]
 
@@ -44,9 +44,13 @@ def test_no_file_goes_untested():
     assert len(LAUNCHERS) >= 1
 
 
-@pytest.mark.parametrize("path", OPTIONS, ids=lambda p: f"{p.parent.name}={p.stem}")
+def group(path) -> str:
+    return path.parent.relative_to(CONF_DIR).as_posix()
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda p: f"{group(p)}={p.stem}")
 def test_each_option_composes_and_its_parts_bind(path, tmp_path):
-    overrides = [f"{path.parent.name}={path.stem}"]
+    overrides = [f"{group(path)}={path.stem}"]
     if path.stem == "image_folder":
         overrides.append(f"data.root={tmp_path}")
     config = checked(composed(*overrides), overrides)

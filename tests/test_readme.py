@@ -23,14 +23,15 @@ from brsweep.search.__main__ import register_search
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
+METHODS = (ROOT / "docs/methods.md").read_text()
 
 
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```", TEXT, flags=re.M | re.S)
+def blocks(kind: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", text, flags=re.M | re.S)
 
 
-def commands(kind: str) -> list[list[str]]:
-    lines = [line for block in blocks(kind) for line in block.splitlines() if line.strip()]
+def commands(kind: str, text: str = TEXT) -> list[list[str]]:
+    lines = [line for block in blocks(kind, text) for line in block.splitlines() if line.strip()]
     return [shlex.split(line) for line in lines]
 
 
@@ -65,7 +66,10 @@ def test_commands_that_need_a_download_compose(command, tmp_path):
             assert str(node).lower().removesuffix(".0") == value.lower()
 
 
-@pytest.mark.parametrize("command", commands("bash dry"), ids=lambda c: " ".join(c[3:])[:60])
+PLANNED = [*commands("bash dry"), *commands("bash dry", METHODS)]
+
+
+@pytest.mark.parametrize("command", PLANNED, ids=lambda c: " ".join(c[3:])[:60])
 def test_sweeps_plan_as_written(command, tmp_path, monkeypatch, capsys):
     assert command[:3] == ["python", "-m", "brsweep.train"]
     answer = call(monkeypatch, capsys, *command[3:], f"output_dir={tmp_path}", "hydra.launcher.dry_run=true")

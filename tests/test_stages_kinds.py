@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import small_runs
@@ -76,6 +77,21 @@ def test_names_say_what_comes_to_the_schedule():
     both = changed(**LADDER, distill__weight=0.5)
     assert schedule(both) == "s2-ladder-distill"
     assert "-s2-ladder-distill-" in readable_name(both)
+
+
+def of_command(*overrides: str) -> dict[str, str]:
+    """The signatures of a run's stages."""
+    return signatures(small_runs.config(*overrides, tmp_path=Path("runs")))
+
+
+def test_methods_share_what_they_have_in_common_with_lsq():
+    lsq = of_command("regularizer=none")
+    for method in ("br", "br_paper", "dampening", "kure", "oscillation_aware"):
+        other = of_command(f"regularizer={method}")
+        assert (other["float"], other["warmup"]) == (lsq["float"], lsq["warmup"]) and other["br"] != lsq["br"], method
+    for quantizer in ("lsq_plus", "ewgs", "pact"):
+        other = of_command("regularizer=none", f"quant/quantizer={quantizer}")
+        assert other["float"] == lsq["float"] and other["warmup"] != lsq["warmup"], quantizer
 
 
 # --- a ladder ---------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def digest_of(path: Path) -> str | None:
         if not path.is_file():
             return None
         with open(path, "rb") as file:
-            return hashlib.filedigest_of(file, "sha256").hexdigest()[:16]
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError:
         return None
 
