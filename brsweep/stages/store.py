@@ -73,17 +73,21 @@ class Store:
         return self.root / f"{signature}.partial"
 
     def publish(self, signature: str, about: Mapping[str, Any]) -> Path:
-        """Turn the partial folder, which holds the finished STATE, into the entry. Call it with the lock held."""
+        """Turn the partial folder, which holds the finished STATE, into the entry. Call it with the lock held.
+
+        Raises `BrsweepError` where it can't be written, as on a full disk.
+        """
         partial, folder = self.partial(signature), self.root / signature
         state = partial / STATE
-        entry = dict(about) | {"signature": signature, "sha256": _sha256(state), "bytes": state.stat().st_size}
-        with open(partial / ENTRY, "w", encoding="utf-8") as file:
-            json.dump(entry, file, indent=2, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        if folder.exists():
-            self._set_aside(folder)
-        os.rename(partial, folder)
+        with _writing(folder):
+            entry = dict(about) | {"signature": signature, "sha256": _sha256(state), "bytes": state.stat().st_size}
+            with open(partial / ENTRY, "w", encoding="utf-8") as file:
+                json.dump(entry, file, indent=2, sort_keys=True)
+                file.flush()
+                os.fsync(file.fileno())
+            if folder.exists():
+                self._set_aside(folder)
+            os.rename(partial, folder)
         return folder / STATE
 
     @contextmanager
@@ -113,7 +117,8 @@ class Store:
 
     def _mark(self) -> None:
         if not (self.root / MARKER).exists():
-            (self.root / MARKER).write_text("Finished stages of brsweep, by signature.\n", encoding="utf-8")
+            with _writing(self.root):
+                (self.root / MARKER).write_text("Finished stages of brsweep, by signature.\n", encoding="utf-8")
 
     def _damage(self, folder: Path) -> str | None:
         """Why the entry can't be used; None where it can, or where there is none."""
@@ -136,6 +141,15 @@ class Store:
         shutil.rmtree(aside, ignore_errors=True)
         with suppress(FileNotFoundError):
             os.rename(folder, aside)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        line = f"{folder}: can't be written ({error.strerror}); make room, then run the same command again"
+        raise BrsweepError(line) from None
 
 
 @contextmanager
