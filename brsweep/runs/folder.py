@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from brsweep.errors import BrsweepError
 from brsweep.files import replace_file
+from brsweep.runs.config_text import parsed
 from brsweep.stages.store import lock_is_held, os_lock
 from brsweep.tracking import jsonl, snapshots
 
@@ -51,8 +52,6 @@ LOOKS, LOOK_S = 10, 0.05
 MEND = "the same command with stale=retrain trains the run again"
 LARGEST_TEXT = 16 * 2**20
 """Bytes of a result, a failure or a configuration; what is larger was not written here."""
-MOST_LEVELS = 64
-"""Levels of a configuration's nesting, far more than one has."""
 
 
 class Damaged(BrsweepError):
@@ -86,17 +85,11 @@ class RunFolder:
 
     def config(self) -> dict[str, Any] | None:
         """The run's configuration, plain nested data; None where it was never begun. Raises `Damaged`."""
-        import yaml
-
         text = self._text(CONFIG)
         if text is None:
             return None
-        try:
-            _check_events(text)
-            config = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        except (yaml.YAMLError, ValueError, RecursionError):
-            config = None
-        if not isinstance(config, dict):
+        config = parsed(text)
+        if config is None:
             raise Damaged(f"{self.path / CONFIG}: damaged; {MEND}")
         return config
 
@@ -126,7 +119,8 @@ class RunFolder:
     def write_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Publish the result, with the run's name, a digest of it and one of each other file: from here on the run is
         finished. What was written."""
-        named = dict(result) | {"name": self.path.resolve().name, FILES: self._digests()}
+        digests = {name: _digest(self.path / name) for name in self._left()}
+        named = dict(result) | {"name": self.path.resolve().name, FILES: digests}
         content = json.loads(json.dumps(named, allow_nan=False))  # as it will be read back
         sealed = content | {"digest": _seal(content)}
         write_atomically(self.path / RESULT, json.dumps(sealed, indent=2) + "\n")
@@ -231,19 +225,15 @@ class RunFolder:
                 _remove(left)
 
     def check(self) -> list[str]:
-        """What is damaged, a line for each file that is not what the run left, or can't be read as what it is. Imports
-        torch."""
+        """A line for each file that is not what the run left, or can't be read as what it is. Imports torch."""
         from brsweep.training.checkpoint import load
-
-        def of_snapshot(name: str) -> None:
-            self.snapshot(Path(name).stem)
 
         reads: dict[str, Callable[[], Any]] = {RESULT: self.result, CONFIG: self.config}
         reads |= {METRICS: self.records, LAYERS: self.layers}
         digests = (self.result() or {}).get(FILES, {}) if self.finished else {}
         for name in dict.fromkeys([*self._left(), *digests]):
-            of = load if name.endswith(".pt") else of_snapshot
-            reads.setdefault(name, partial(of, self.path / name if of is load else name))
+            weights, shot = partial(load, self.path / name), partial(self.snapshot, Path(name).stem)
+            reads.setdefault(name, weights if name.endswith(".pt") else shot)
         problems = []
         for name, read in reads.items():
             try:
@@ -330,9 +320,6 @@ class RunFolder:
         found += [path for path in sorted(self.checkpoints.glob("*.pt")) if path.name != CHECKPOINT]
         return [path.relative_to(self.path).as_posix() for path in found if path.exists()]
 
-    def _digests(self) -> dict[str, str]:
-        return {name: _digest(self.path / name) for name in self._left()}
-
     def _unchanged(self, name: str) -> Path:
         """`_own`, and of a finished run the file has to be the one that the run left; else `Damaged`."""
         path = self._own(name)
@@ -410,18 +397,3 @@ def _seal(result: Mapping[str, Any]) -> str:
     """The digest of a result's content. Exact: a changed last digit of a number shows."""
     content = {key: value for key, value in result.items() if key != "digest"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _check_events(text: str) -> None:
-    """Raise ValueError for YAML that is never written here and dear to read: anchors and aliases, a few of which stand
-    for gigabytes, and nesting that libyaml's recursion does not survive."""
-    import yaml
-
-    depth = 0
-    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if depth > MOST_LEVELS or getattr(event, "anchor", None) is not None:
-            raise ValueError("an anchor, an alias, or too deep")
