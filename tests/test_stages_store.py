@@ -166,6 +166,27 @@ def test_the_entry_says_what_it_is(store):
     assert entry["stage"] == "float" and set(entry) == {"stage", "trained_by", "signature", "device", "sha256", "bytes"}
 
 
+@pytest.mark.parametrize("call", ["rename", "fsync"])
+def test_a_full_disk_is_one_line_and_the_entry_is_not_there(store, monkeypatch, call):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(BrsweepError, match=r"abc: can't be written \(No space left on device\); make room") as raised:
+        publish(store)
+    assert "\n" not in str(raised.value) and not (store.root / "abc").exists()
+    monkeypatch.undo()
+    assert publish(store)
+
+
+def test_a_marker_that_cannot_be_written_is_one_line(store, monkeypatch):
+    store.root.mkdir(parents=True)
+    (store.root / ".brsweep-store").symlink_to(store.root / "no" / "such")
+    with pytest.raises(BrsweepError, match="can't be written") as raised, store.lock("abc"):
+        pytest.fail("a store without its marker")
+    assert "\n" not in str(raised.value)
+
+
 # --- types of devices ------------------------------------------------------------------------------------------------
 
 

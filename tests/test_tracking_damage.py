@@ -259,3 +259,10 @@ def test_a_snapshot_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(tm
             entry.write(bytes(2**20))
     path = write(tmp_path, "snapshots/br-end.npz", content.getvalue())
     assert "unpacks to more than 256 MiB" in refused(lambda folder: snapshot(folder, "br-end"), tmp_path, path)
+
+
+def test_a_snapshot_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "snapshots").write_text("")
+    with pytest.raises(BrsweepError, match=r"br-end.npz: can't be written \(.*\); make room") as raised:
+        snapshots.write(tmp_path, "br-end", {"confusion": [[1]]})
+    assert "\n" not in str(raised.value)

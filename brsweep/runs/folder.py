@@ -106,7 +106,8 @@ class RunFolder(CheckedFolder):
     def write_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Publish the result, with the run's name, a digest of it and one of each other file: from here on the run is
         finished. What was written."""
-        named = dict(result) | {"name": self.path.resolve().name, FILES: self._digests()}
+        digests = {name: digest_of(self.path / name) for name in self._left()}
+        named = dict(result) | {"name": self.path.resolve().name, FILES: digests}
         content = json.loads(json.dumps(named, allow_nan=False))  # as it will be read back
         sealed = content | {"digest": seal(content)}
         write_atomically(self.path / RESULT, json.dumps(sealed, indent=2) + "\n")
@@ -238,19 +239,15 @@ class RunFolder(CheckedFolder):
                 _remove(left)
 
     def check(self) -> list[str]:
-        """What is damaged, a line for each file that is not what the run left, or can't be read as what it is. Imports
-        torch."""
+        """A line for each file that is not what the run left, or can't be read as what it is. Imports torch."""
         from brsweep.training.checkpoint import load
-
-        def of_snapshot(name: str) -> None:
-            self.snapshot(Path(name).stem)
 
         reads: dict[str, Callable[[], Any]] = {RESULT: self.result, CONFIG: self.config}
         reads |= {METRICS: self.records, LAYERS: self.layers}
         digests = (self.result() or {}).get(FILES, {}) if self.finished else {}
         for name in dict.fromkeys([*self._left(), *digests]):
-            of = load if name.endswith(".pt") else of_snapshot
-            reads.setdefault(name, partial(of, self.path / name if of is load else name))
+            weights, shot = partial(load, self.path / name), partial(self.snapshot, Path(name).stem)
+            reads.setdefault(name, weights if name.endswith(".pt") else shot)
         problems = []
         for name, read in reads.items():
             try:
@@ -322,9 +319,6 @@ class RunFolder(CheckedFolder):
         found += sorted((self.path / snapshots.SNAPSHOTS).glob("*.npz"))
         found += [path for path in sorted(self.checkpoints.glob("*.pt")) if path.name != CHECKPOINT]
         return [path.relative_to(self.path).as_posix() for path in found if path.exists()]
-
-    def _digests(self) -> dict[str, str]:
-        return {name: digest_of(self.path / name) for name in self._left()}
 
     def _unchanged(self, name: str) -> Path:
         """`_own`, and of a finished run the file has to be the one that the run left; else `Damaged`."""

@@ -82,18 +82,22 @@ class Store:
         return self.root / f"{self._key(signature)}.partial"
 
     def publish(self, signature: str, about: Mapping[str, Any]) -> Path:
-        """Turn the partial folder, which holds the finished STATE, into the entry. Call it with the lock held."""
+        """Turn the partial folder, which holds the finished STATE, into the entry. Call it with the lock held.
+
+        Raises `BrsweepError` where it can't be written, as on a full disk.
+        """
         partial, folder = self.partial(signature), self.root / self._key(signature)
         state = partial / STATE
-        entry = dict(about) | {"signature": signature, "device": self.device}
-        entry |= {"sha256": _sha256(state), "bytes": state.stat().st_size}
-        with open(partial / ENTRY, "w", encoding="utf-8") as file:
-            json.dump(entry, file, indent=2, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        if folder.exists():
-            self._set_aside(folder)
-        os.rename(partial, folder)
+        with _writing(folder):
+            entry = dict(about) | {"signature": signature, "device": self.device}
+            entry |= {"sha256": _sha256(state), "bytes": state.stat().st_size}
+            with open(partial / ENTRY, "w", encoding="utf-8") as file:
+                json.dump(entry, file, indent=2, sort_keys=True)
+                file.flush()
+                os.fsync(file.fileno())
+            if folder.exists():
+                self._set_aside(folder)
+            os.rename(partial, folder)
         return folder / STATE
 
     @contextmanager
@@ -129,7 +133,8 @@ class Store:
 
     def _mark(self) -> None:
         if not (self.root / MARKER).exists():
-            (self.root / MARKER).write_text("Finished stages of brsweep, by signature.\n", encoding="utf-8")
+            with _writing(self.root):
+                (self.root / MARKER).write_text("Finished stages of brsweep, by signature.\n", encoding="utf-8")
 
     def _damage(self, folder: Path, signature: str) -> str | None:
         """Why the entry can't be used; None where it can, or where there is none."""
@@ -158,6 +163,15 @@ def stores(config: Mapping[str, Any]) -> list[Store]:
     """Where the stages of a run may lie: `device=auto` is known to the process that trains alone."""
     name = config["device"].partition(":")[0]
     return [Store(Path(config["store_dir"]), device) for device in (CPU, CUDA) if name in ("auto", device)]
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        line = f"{folder}: can't be written ({error.strerror}); make room, then run the same command again"
+        raise BrsweepError(line) from None
 
 
 @contextmanager

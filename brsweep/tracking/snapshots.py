@@ -81,9 +81,14 @@ def write(folder: Path, name: str, content: Mapping[str, Any]) -> None:
         arrays[f"{site}/about"] = np.array([values[key] for key in ABOUT], dtype=np.float64)
     if "confusion" in content:
         arrays["confusion"] = np.asarray(content["confusion"])
-    (folder / SNAPSHOTS).mkdir(parents=True, exist_ok=True)
-    with replacing(folder / SNAPSHOTS / f"{name}.npz") as file:
-        np.savez_compressed(file, **arrays)
+    path = folder / SNAPSHOTS / f"{name}.npz"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            np.savez_compressed(file, **arrays)
+    except OSError as error:
+        why = error.strerror or error
+        raise BrsweepError(f"{path}: can't be written ({why}); make room, then run the same command again") from None
 
 
 def snapshot(folder: Path, name: str) -> tuple[dict[str, Histogram], np.ndarray | None]:
