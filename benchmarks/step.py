@@ -6,6 +6,7 @@ medians over the rounds. Its interval is the 95 % bootstrap over rounds. A singl
     float                      the network before quantization
     LSQ, LSQ+BR(W), LSQ+BR(W+A)    brsweep as it trains: kernels=auto
     reference ...              the same with kernels=reference
+    compiled ...               by torch.compile (`--compile`), the quantizer opaque to it, or `transparent`
     textbook ...               as usually written: eager operators, a loop over the bins with masks (`textbook.py`)
     Brevitas, torchao LSQ      their quantizers in the same network, where installed (`rivals.py`)
 
@@ -47,12 +48,15 @@ OPTIONS = {"lr": 1e-4, "weight_decay": 1e-4, "alpha_lr": 1e-4, "alpha_weight_dec
 class Variant:
     """One network with its optimizer; `step` takes a training step and waits for it."""
 
-    def __init__(self, learner: Learner, choice: str, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
-        self.learner, self.choice, self.batch = learner, choice, batch
+    def __init__(
+        self, learner: Learner, choice: str, batch: tuple[torch.Tensor, torch.Tensor], form: str = kernels.OPAQUE
+    ) -> None:
+        self.learner, self.choice, self.batch, self.form = learner, choice, batch, form
         self.totals = Totals(batch[0].device)
 
     def step(self) -> None:
         kernels.use(self.choice)
+        kernels.compile_as(self.form)
         train_step(self.learner, *self.batch, {"weight": 1.0, "act": 1.0}, self.totals, 0)
         _wait(self.batch[0].device)
 
@@ -113,8 +117,9 @@ def variants(
             part = quantized(width, rivals.RIVALS[rival], lambda _: None)
             found[f"{rival} LSQ {width} bits"] = Variant(part, "auto", batch)
         if compiled:
-            part = quantized(width, LSQQuantizer, lambda _: BinRegularization(), compile=True)
-            found[f"compiled LSQ+BR(W+A) {width} bits"] = Variant(part, "auto", batch)
+            for prefix, form in (("compiled", kernels.OPAQUE), ("compiled transparent", kernels.TRANSPARENT)):
+                part = quantized(width, LSQQuantizer, lambda _: BinRegularization(), compile=True)
+                found[f"{prefix} LSQ+BR(W+A) {width} bits"] = Variant(part, "auto", batch, form)
     return found
 
 
@@ -184,7 +189,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true", help="float and LSQ+BR(W+A) by torch.compile too: minutes")
+    parser.add_argument("--compile", action="store_true", help="also by torch.compile, in both forms: minutes")
     parser.add_argument("--own", action="store_true", help="float and brsweep's own steps alone")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--figure", type=Path, help="draw the ratios to the float step to this PNG")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from kernel_loops import agree, fast, random_case
 from triton_interpreter import interpreted
 
 from brsweep import kernels
-from brsweep.kernels import ALL_VALUES, COUNT, INSIDE_VALUES, NO_SUMS, cuda, fake_quantize, implementations
+from brsweep.kernels import ALL_VALUES, COUNT, INSIDE_VALUES, NO_SUMS, SQUARES, cuda, fake_quantize, implementations
 from brsweep.kernels.op import OpOptions
 from brsweep.kernels.storage import laid_out
 
@@ -76,7 +77,47 @@ def test_programs_for_any_number_of_rows(rows, length, sums, monkeypatch):
     assert len(launched) == 2
     for grid in launched:
         assert all(size <= most for size, most in zip(grid, LARGEST_GRID, strict=False)), grid
-        assert rows <= np.prod(grid) <= rows * cuda.MOST_PROGRAMS
+        tiles = -(-length // (cuda.LANES * cuda.PER_WITH_SUMS))
+        assert rows <= np.prod(grid) <= rows * max(cuda.MOST_PROGRAMS, tiles / cuda.MOST_TILES + 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy's, where a device says nothing
+@pytest.mark.parametrize("sums", [ALL_VALUES, INSIDE_VALUES])
+@pytest.mark.parametrize("bits", [2, 5, 8])
+def test_values_far_beyond_the_grid_reach_the_end_bins_alone(bits, sums):
+    """Their squares leave float32's range, and NaN goes to the lowest bin: no other bin hears of either."""
+    case = random_case(bits, (700,), bits, True, sums=sums)
+    case.values[[3, 300, 650]] = torch.tensor([1e25, -1e25, math.inf])
+    wanted, quick = by_reference(case), fast(case)
+    np.testing.assert_allclose(quick.sums[:SQUARES], wanted.sums[:SQUARES], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(quick.sums[SQUARES, 1:-1], wanted.sums[SQUARES, 1:-1], rtol=1e-4, atol=1e-5)
+    case.values[400] = math.nan
+    spoilt = fast(case).sums
+    assert np.isnan(spoilt[1:, 0]).all()
+    assert np.isfinite(spoilt[:, 1:-1]).all()
+
+
+def by_reference(case):
+    kernels.use("reference")
+    try:
+        return fast(case)
+    finally:
+        kernels.use("triton")
+
+
+@pytest.mark.parametrize("bits", [4, 5, 8])
+def test_sums_of_values_near_their_levels_are_sharp(bits):
+    """Values within 1e-4 alpha of their levels: squares of 1e-8 alpha^2, to 1e-6 of the bin's sum."""
+    draw = torch.Generator().manual_seed(bits)
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    codes = torch.randint(low, high + 1, (3_000,), generator=draw)
+    alpha = torch.tensor(0.25)
+    values = (codes + 1e-4 * torch.rand(3_000, generator=draw)).mul(alpha).float()
+    options = OpOptions(low, high, 1.0, 0, ALL_VALUES, 0.0)
+    sums = cuda.forward(values, alpha, options)[1]
+    residual = values.double() - codes * 0.25
+    wanted = torch.zeros(high - low + 1, dtype=torch.float64).index_add_(0, codes - low, residual**2)
+    np.testing.assert_allclose(sums[SQUARES], wanted, rtol=1e-6)
 
 
 def test_each_of_many_rows_gets_its_own_step_size():

@@ -15,8 +15,8 @@ CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 @contextmanager
 def kept(load: bool = True) -> Iterator[None]:
-    """Threads, deterministic algorithms and what they fill, cuDNN's search, cuBLAS's workspace, the kernels chosen and
-    Hydra's state are as before.
+    """Threads, deterministic algorithms and what they fill, cuDNN's search, cuBLAS's workspace, the kernels chosen
+    and their form, and Hydra's state are as before.
 
     load: import what has them. Otherwise only what is loaded already is kept: who needs no torch does not wait for it.
     """
@@ -27,7 +27,7 @@ def kept(load: bool = True) -> Iterator[None]:
         only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
         fills = torch.utils.deterministic.fill_uninitialized_memory
     workspace = os.environ.get(CUBLAS)
-    choice = kernels and kernels._choice
+    choice, form = (kernels._choice, kernels._form) if kernels else (None, None)
     composing = hydra and hydra.GlobalHydra.instance().hydra
     try:
         yield
@@ -40,6 +40,6 @@ def kept(load: bool = True) -> Iterator[None]:
         os.environ.pop(CUBLAS, None)
         os.environ |= {} if workspace is None else {CUBLAS: workspace}
         if kernels:
-            kernels._choice = choice
+            kernels._choice, kernels._form = choice, form
         if hydra:
             hydra.GlobalHydra.instance().hydra = composing

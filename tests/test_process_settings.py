@@ -25,6 +25,7 @@ def settings() -> tuple:
         torch.backends.cudnn.benchmark,
         os.environ.get(CUBLAS),
         kernels._choice,
+        kernels._form,
         GlobalHydra.instance().hydra,
     )
 
@@ -39,6 +40,7 @@ def test_everything_is_as_before(load):
         torch.backends.cudnn.benchmark = not before[4]
         os.environ[CUBLAS] = "else"
         kernels.use("reference" if before[6] != "reference" else "numba")
+        kernels.compile_as("opaque" if before[7] == "transparent" else "transparent")
         initialize(version_base="1.3")
         during = settings()
         1 / 0  # noqa: B018

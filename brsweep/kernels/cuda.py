@@ -13,10 +13,19 @@ is none. What keeps the answers those of the reference:
 
     codes       come from `div_rn`, which rounds correctly; the plain division of a GPU does not
     rounding    to even, by adding and taking away 1.5 * 2^23, exact for codes; only the sign of a zero differs
-    residuals   by `fma`, in float32; a tile's sums too, then added up in float64
+    residuals   by `fma`, in float32
     NaN         passes through the clamp, because every comparison with it is false, and counts to the lowest bin
-    bins        a tile is compared with all bins at once, [TILE, BINS], and summed over the tile: each thread keeps its
-                bins to itself, so no two threads add to one place
+
+How sums are added up: a tile is [LANES, PER], a row of it one thread's, which adds its values to sums of its own, in
+float32, at most MOST_TILES times; what the threads have is added up in float64 once, when the program ends. So threads
+wait for each other at no tile.
+
+    up to FEW_BINS    a value is compared with each bin, and added under a mask to the sums of the thread in registers
+    more              a bin's number is written as two digits of 16; a tile's sums are the product of the matrices that
+                      say which value has which digit, one of them carrying the values: [16, TILE] x [TILE, 16], on the
+                      tensor cores, a float32 as two tf32. A program is one warp, since its threads exchange the
+                      matrices at each tile. Where a square leaves float32's range, it would reach all bins of its digit
+                      by 0 * inf: such values, which lie far beyond the grid, are added to the end bins apart
 """
 
 from __future__ import annotations
@@ -34,10 +43,17 @@ from brsweep.kernels.op import ALL_VALUES, INSIDE_VALUES, NO_SUMS, OpOptions, st
 from brsweep.kernels.storage import laid_out, laid_out_like
 
 TAKEN_TYPES = (torch.float32, torch.bfloat16, torch.float16)
-TILE = 1024
-MEMBERS = 4096
-"""A tile's values times the bins that they are compared with: what a program holds in registers."""
+LANES, PER = 128, 8
+"""Threads of a program, and a tile's values for each: two loads of 16 bytes in float32."""
+PER_WITH_SUMS = 4
+"""Fewer, where the sums of the bins take registers too."""
+FEW_BINS = 16
+TABLE_TILE, TABLE_WARPS = 32, 1
 MOST_PROGRAMS = 1024
+MOST_TILES = 128
+"""Of a program: what bounds the rounding of float32 sums. A tensor for which MOST_PROGRAMS are too few gets more."""
+TABLE_PROGRAMS = 4 * MOST_PROGRAMS
+"""Of one warp each; they add up in float64, whatever the number of tiles."""
 
 
 def fault() -> str | None:
@@ -66,16 +82,19 @@ def takes(device_type: str, dtype: torch.dtype) -> bool:
 def forward(values: Tensor, alpha: Tensor, options: OpOptions) -> tuple[Tensor, Tensor]:
     values, quantized = laid_out(values, alpha, options.axis)
     with_sums = options.sums != NO_SUMS
-    width = triton.next_power_of_2(options.bins)
-    tile = min(TILE, max(16, MEMBERS // width)) if with_sums else TILE
-    rows, length, programs, tiles = _divide(values, alpha, tile)
-    by_program = values.new_zeros((rows, programs, 3, width), dtype=torch.float64) if with_sums else values
+    width, few = triton.next_power_of_2(options.bins), options.bins <= FEW_BINS
+    by_table, per = with_sums and not few, PER_WITH_SUMS if with_sums else PER
+    division = _divide(values, alpha, TABLE_TILE, TABLE_PROGRAMS) if by_table else _divide(values, alpha, LANES * per)
+    rows, length, programs, tiles = division
+    shape = (rows, programs, 3, width if few else FEW_BINS**2)
+    by_program = values.new_empty(shape, dtype=torch.float64) if with_sums else values
+    given = (values, quantized, _alphas(alpha), by_program, length, programs, tiles, *options.bounds)
+    fixed = {"QN": options.qn, "QP": options.qp, "INSIDE_ONLY": options.sums == INSIDE_VALUES}
     with torch.cuda.device_of(values):
-        quantize[(rows * programs,)](
-            values, quantized, _alphas(alpha), by_program, length, programs, tiles, *options.bounds,
-            QN=options.qn, QP=options.qp, SUMS=with_sums, INSIDE_ONLY=options.sums == INSIDE_VALUES,
-            BINS=width, TILE=tile,
-        )  # fmt: skip
+        if by_table:
+            quantize_to_table[(rows * programs,)](*given, **fixed, TILE=TABLE_TILE, num_warps=TABLE_WARPS)
+        else:
+            quantize[(rows * programs,)](*given, **fixed, SUMS=with_sums, BINS=width, LANES=LANES, PER=per)
     if not with_sums:
         return quantized, torch.empty(0, dtype=torch.float64, device=values.device)
     sums = by_program.sum(1)[..., : options.bins]
@@ -93,15 +112,16 @@ def backward(
     """Both gradients, whether wanted or not: they fall out of one pass."""
     values, grad_values = laid_out(values, alpha, options.axis)
     grad_quantized = laid_out_like(values, grad_quantized)
-    rows, length, programs, tiles = _divide(values, alpha, TILE)
-    slopes = values.new_zeros((rows, programs), dtype=torch.float64)
+    rows, length, programs, tiles = _divide(values, alpha, LANES * PER)
+    slopes = values.new_empty((rows, programs), dtype=torch.float64)
     pulled = grad_sums is not None
     linear, square = _tables_by_bin(grad_sums, options.bins) if pulled else (values, values)
     with torch.cuda.device_of(values):
         gradients[(rows * programs,)](
             grad_quantized, values, grad_values, _alphas(alpha), linear, square, slopes,
             length, programs, tiles, *options.bounds,
-            QN=options.qn, QP=options.qp, PULLED=pulled, INSIDE_ONLY=options.sums == INSIDE_VALUES, TILE=TILE,
+            QN=options.qn, QP=options.qp, PULLED=pulled, INSIDE_ONLY=options.sums == INSIDE_VALUES,
+            LANES=LANES, PER=PER,
         )  # fmt: skip
     return grad_values, slopes.sum(1).view(alpha.shape)
 
@@ -112,11 +132,13 @@ def _tables_by_bin(grad_sums: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     return by_step[:, 1].float().contiguous(), (2 * by_step[:, 2]).float().contiguous()
 
 
-def _divide(values: Tensor, alpha: Tensor, tile: int) -> tuple[int, int, int, int]:
+def _divide(values: Tensor, alpha: Tensor, tile: int, most: int = MOST_PROGRAMS) -> tuple[int, int, int, int]:
     """Rows (a channel each, or one), their length, programs per row, and tiles per program."""
     rows = alpha.numel() if alpha.dim() else 1
     length = values.numel() // max(1, rows)
-    programs = max(1, min(triton.cdiv(length, tile), MOST_PROGRAMS // max(1, rows)))
+    every = triton.cdiv(length, tile)
+    enough = triton.cdiv(every, MOST_TILES) if tile != TABLE_TILE else 1
+    programs = max(1, min(every, most // max(1, rows)), enough)
     return rows, length, programs, triton.cdiv(length, tile * programs)
 
 
@@ -157,42 +179,116 @@ def _bin(code, QN: tl.constexpr):
 
 
 @triton.jit
+def _load(pointer, place, present):
+    return tl.load(pointer + place, mask=present, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def quantize(
     values, out, alphas, by_program, length, programs, tiles, floor, ceiling,
-    QN: tl.constexpr, QP: tl.constexpr, SUMS: tl.constexpr, INSIDE_ONLY: tl.constexpr,
-    BINS: tl.constexpr, TILE: tl.constexpr,
+    QN: tl.constexpr, QP: tl.constexpr, INSIDE_ONLY: tl.constexpr, SUMS: tl.constexpr,
+    BINS: tl.constexpr, LANES: tl.constexpr, PER: tl.constexpr,
 ):  # fmt: skip
     """Writes `out`; with SUMS also n, sum r and sum r^2 of each bin, to by_program [rows, programs, 3, BINS]."""
     program, row = _place(programs)
     alpha = tl.load(alphas + row)
-    bins = tl.arange(0, BINS)
-    count, total, squares = tl.zeros([BINS], tl.int64), tl.zeros([BINS], tl.float64), tl.zeros([BINS], tl.float64)
+    within = tl.arange(0, LANES)[:, None] * PER + tl.arange(0, PER)[None, :]
+    counts = (tl.zeros([LANES], tl.int32),) * BINS
+    totals = (tl.zeros([LANES], tl.float32),) * BINS
+    squares = (tl.zeros([LANES], tl.float32),) * BINS
     for tile in range(tiles):
-        place = (program * tiles + tile) * TILE + tl.arange(0, TILE)
+        place = (program * tiles + tile) * (LANES * PER) + within
         present = place < length
-        value = _cut(tl.load(values + row * length + place, mask=present, other=0.0).to(tl.float32), floor, ceiling)
+        value = _cut(_load(values + row * length, place, present), floor, ceiling)
         scaled = tl.div_rn(value, alpha)
         code = _code(scaled, QN, QP)
         tl.store(out + row * length + place, (code * alpha).to(out.dtype.element_ty), mask=present)
         if SUMS:
             if INSIDE_ONLY:
                 present = present & ~((scaled < QN) | (scaled > QP))
-            member = (_bin(code, QN)[:, None] == bins[None, :]) & present[:, None]
-            residual = tl.where(member, tl.fma(-code, alpha, value)[:, None], 0.0)
-            count += tl.sum(member.to(tl.int32), 0)
-            total += tl.sum(residual, 0).to(tl.float64)
-            squares += tl.sum(residual * residual, 0).to(tl.float64)
+            residual, number = tl.fma(-code, alpha, value), tl.where(present, _bin(code, QN), -1)
+            n, s1, s2 = (), (), ()
+            for k in tl.static_range(BINS):
+                member = number == k
+                mine = tl.where(member, residual, 0.0)
+                n += (counts[k] + tl.sum(member.to(tl.int32), 1),)
+                s1 += (totals[k] + tl.sum(mine, 1),)
+                s2 += (squares[k] + tl.sum(mine * mine, 1),)
+            counts, totals, squares = n, s1, s2
     if SUMS:
-        table = by_program + (row * programs + program) * 3 * BINS + bins
-        tl.store(table, count.to(tl.float64))
-        tl.store(table + BINS, total)
-        tl.store(table + 2 * BINS, squares)
+        table = by_program + (row * programs + program) * 3 * BINS
+        for k in tl.static_range(BINS):
+            tl.store(table + k, tl.sum(counts[k], 0).to(tl.float64))
+            tl.store(table + BINS + k, tl.sum(totals[k].to(tl.float64), 0))
+            tl.store(table + 2 * BINS + k, tl.sum(squares[k].to(tl.float64), 0))
+
+
+LARGEST = tl.constexpr(3.0e38)
+DIGIT = tl.constexpr(16)
+
+
+@triton.jit
+def _sums_by_digits(row_of, column_of, amount):
+    """[16, 16]: the amounts of a tile, added up by both digits. tf32 keeps 11 bits of a float32's 24, so the amounts go
+    in as two of them, to 1 part in 2^22."""
+    high = (amount.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    sums = tl.dot(row_of, column_of * (amount - high)[:, None], input_precision="tf32")
+    return tl.dot(row_of, column_of * high[:, None], sums, input_precision="tf32")
+
+
+@triton.jit
+def quantize_to_table(
+    values, out, alphas, by_program, length, programs, tiles, floor, ceiling,
+    QN: tl.constexpr, QP: tl.constexpr, INSIDE_ONLY: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """As `quantize` with sums, for up to 256 bins: by_program is [rows, programs, 3, 256]."""
+    program, row = _place(programs)
+    alpha = tl.load(alphas + row)
+    digits = tl.arange(0, DIGIT)
+    count = tl.zeros([DIGIT, DIGIT], tl.float64)
+    total, squares = count, count
+    far = tl.zeros([TILE], tl.float32)
+    far_low, far_high, far_low_squares, far_high_squares = far, far, far, far
+    for tile in range(tiles):
+        place = (program * tiles + tile) * TILE + tl.arange(0, TILE)
+        present = place < length
+        value = _cut(_load(values + row * length, place, present), floor, ceiling)
+        scaled = tl.div_rn(value, alpha)
+        code = _code(scaled, QN, QP)
+        tl.store(out + row * length + place, (code * alpha).to(out.dtype.element_ty), mask=present)
+        if INSIDE_ONLY:
+            present = present & ~((scaled < QN) | (scaled > QP))
+        residual, number = tl.fma(-code, alpha, value), _bin(code, QN)
+        square = residual * residual
+        near = square < LARGEST
+        beyond, low = present & ~near, number == 0
+        far_low += tl.where(beyond & low, residual, 0.0)
+        far_high += tl.where(beyond & ~low, residual, 0.0)
+        far_low_squares += tl.where(beyond & low, square, 0.0)
+        far_high_squares += tl.where(beyond & ~low, square, 0.0)
+        first = ((number // DIGIT)[None, :] == digits[:, None]) & present[None, :]
+        second = (number % DIGIT)[:, None] == digits[None, :]
+        row_of, column_of = first.to(tl.float32), second.to(tl.float32)
+        count += tl.dot(row_of, column_of, input_precision="tf32").to(tl.float64)
+        total += _sums_by_digits(row_of, column_of, tl.where(near, residual, 0.0)).to(tl.float64)
+        squares += _sums_by_digits(row_of, column_of, tl.where(near, square, 0.0)).to(tl.float64)
+    number = digits[:, None] * DIGIT + digits[None, :]
+    lowest, highest = number == 0, number == QP - QN
+    total += tl.where(lowest, tl.sum(far_low.to(tl.float64), 0), 0.0)
+    total += tl.where(highest, tl.sum(far_high.to(tl.float64), 0), 0.0)
+    squares += tl.where(lowest, tl.sum(far_low_squares.to(tl.float64), 0), 0.0)
+    squares += tl.where(highest, tl.sum(far_high_squares.to(tl.float64), 0), 0.0)
+    table = by_program + (row * programs + program) * 3 * DIGIT * DIGIT + number
+    tl.store(table, count)
+    tl.store(table + DIGIT * DIGIT, total)
+    tl.store(table + 2 * DIGIT * DIGIT, squares)
 
 
 @triton.jit
 def gradients(
     grad, values, out, alphas, linear, square, slopes, length, programs, tiles, floor, ceiling,
-    QN: tl.constexpr, QP: tl.constexpr, PULLED: tl.constexpr, INSIDE_ONLY: tl.constexpr, TILE: tl.constexpr,
+    QN: tl.constexpr, QP: tl.constexpr, PULLED: tl.constexpr, INSIDE_ONLY: tl.constexpr,
+    LANES: tl.constexpr, PER: tl.constexpr,
 ):  # fmt: skip
     """Writes the values' gradient to `out` and each program's share of the step size's to slopes [rows, programs].
 
@@ -200,17 +296,18 @@ def gradients(
     """
     program, row = _place(programs)
     alpha = tl.load(alphas + row)
-    slope = tl.zeros([1], tl.float64)
+    within = tl.arange(0, LANES)[:, None] * PER + tl.arange(0, PER)[None, :]
+    slope = tl.zeros([LANES], tl.float32)
     for tile in range(tiles):
-        place = (program * tiles + tile) * TILE + tl.arange(0, TILE)
+        place = (program * tiles + tile) * (LANES * PER) + within
         present = place < length
-        given = tl.load(values + row * length + place, mask=present, other=0.0).to(tl.float32)
+        given = _load(values + row * length, place, present)
         value = _cut(given, floor, ceiling)
-        upstream = tl.load(grad + row * length + place, mask=present, other=0.0).to(tl.float32)
+        upstream = _load(grad + row * length, place, present)
         scaled = tl.div_rn(value, alpha)
         code = _code(scaled, QN, QP)
         saturated = (scaled <= QN) | (scaled >= QP)
-        slope += tl.sum(upstream * tl.where(saturated, code, code - scaled), 0).to(tl.float64)
+        slope += tl.sum(upstream * tl.where(saturated, code, code - scaled), 1)
         passed = tl.where(saturated, 0.0, upstream)
         if PULLED:
             entry = row * (QP - QN + 1) + _bin(code, QN)
@@ -220,4 +317,4 @@ def gradients(
             passed += pull
         passed = tl.where((given <= floor) | (given >= ceiling), 0.0, passed)
         tl.store(out + row * length + place, passed.to(out.dtype.element_ty), mask=present)
-    tl.store(slopes + row * programs + program + tl.arange(0, 1), slope)
+    tl.store(slopes + row * programs + program, tl.sum(slope.to(tl.float64), 0))
