@@ -169,6 +169,11 @@ class RunFolder:
             state = state | _state(load(path), path)
         return state
 
+    def export_records(self) -> list[Any]:
+        """The records of the formats that the network was exported in. Raises `Damaged`."""
+        self._own(EXPORTS)
+        return [self._json(f"{EXPORTS}/{path.name}") for path in sorted(self.exports.glob("*.json"))]
+
     def write_buffers(self, which: str, buffers: Mapping[str, Any]) -> None:
         """Keep the buffers of the network whose batch norm was re-estimated. Imports torch."""
         from brsweep.training.checkpoint import save
