@@ -290,7 +290,7 @@ def test_a_wrong_step_size_is_beyond_the_bound(tmp_path, monkeypatch):
     damaged(found, "relu1.step", lambda step: (step * 1.01).astype(np.float32))
     monkeypatch.setattr(write, "to_onnx", lambda *_: found)
     monkeypatch.setattr(write, "test_images", lambda *_: some(of))
-    with pytest.raises(BrsweepError, match="onnx, optimization .* not the trained network: first at relu1") as caught:
+    with pytest.raises(BrsweepError, match=r"onnx, optimization .* not the trained network: first at relu1") as caught:
         export(of, tmp_path / "out")
     assert "--check 0" in str(caught.value) and not (tmp_path / "out").exists()
     assert export(of, tmp_path / "out", bound=1.0)["onnx"]["check"]["all"]["first"] == "relu1"
