@@ -214,3 +214,16 @@ def test_the_command_writes_its_table_and_its_figures(tmp_path):
     rows = json.loads((tmp_path / "step.json").read_text())["rows"]
     assert len(rows) == 11 + len(rivals.installed()) and all(f"| {name} |" in done.stdout for name in rows)
     assert rows["textbook LSQ+BR(W+A) 2 bits"]["saved_bytes"] > rows["LSQ+BR(W+A) 2 bits"]["saved_bytes"]
+
+
+def test_inference_times_the_same_network_in_every_form():
+    pytest.importorskip("onnxruntime")
+    from benchmarks import inference
+    from brsweep.models.resnet import resnet20
+
+    networks = inference.rows(resnet20, 2)
+    assert [len(networks[name].folded) for name in ("folded", "float norms", "narrow")] == [9, 0, 0]
+    sizes = [len(networks[name].model.SerializeToString()) for name in ("float32", "folded", "narrow")]
+    assert sizes[0] > 3 * sizes[1] > 6 * sizes[2]
+    times = inference.timed(networks, 1, 1, rounds=2)
+    assert times["float32"]["ratio"] == (1.0, 1.0, 1.0) and all(time["ms"] > 0 for time in times.values())

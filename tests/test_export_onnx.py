@@ -25,6 +25,11 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 def exported(of, **form):
     return to_onnx(of, levels_of(of), Form(**form))
 
@@ -54,9 +59,12 @@ def test_a_resnet_20_has_the_trained_codes_and_integer_convolutions(bits, folded
     quantized. At 8 bits no whole bias keeps every code, so batch norm stays float."""
     of = network(resnet20(4), bits)
     found = exported(of)
-    share = 0.0 if bits < 8 else 0.01  # of 256 levels float sums in another order pass some; their followers are more
+    # finer levels have borders that float sums in another order pass: here one code in 10,000 at the first such site
+    share = 0.0 if bits == 2 else 0.02
     assert (len(found.folded), len(found.kept), found.inexact) == (folded, 9 - folded, ())
     assert_equal_codes(of, found, share)
+    checks = check_onnx(of, found, some(of)).values()
+    assert all(check.first is None or check.differing[check.first] < 1e-4 for check in checks)
     seen = operators(found, tmp_path)
     assert (seen["QLinearConv"], seen["Conv"], seen["BatchNormalization"]) == (folded, 19 - folded, 19 - folded)
 
@@ -183,6 +191,7 @@ MIDDLES = {
     "average pool": (nn.AvgPool2d(3, 2, 1, count_include_pad=False), 6 * 16),
     "adaptive pool": (nn.AdaptiveAvgPool2d(4), 6 * 16),
     "global pool": (nn.AdaptiveAvgPool2d(1), 6),
+    "spread": (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d(3)), 54),
     "mean": (lambda x: x.mean((2, 3), keepdim=True), 6),
     "sigmoid": (nn.Sigmoid(), 384), "hardswish": (nn.Hardswish(), 384), "hardsigmoid": (nn.Hardsigmoid(), 384),
     "silu": (nn.SiLU(), 384), "gelu": (nn.GELU(), 384), "tanh gelu": (nn.GELU("tanh"), 384), "tanh": (nn.Tanh(), 384),

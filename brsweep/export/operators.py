@@ -213,6 +213,8 @@ def _average_pool(graph: Graph, node: fx.Node) -> str:
 
 def _adaptive_average_pool(graph: Graph, node: fx.Node) -> str:
     before, after = shape_of(node.args[0])[2:], shape_of(node)[2:]
+    if set(before) == {1}:
+        return graph.add("Tile", graph.operand(node.args[0]), graph.numbers((1, 1, *after)))
     if any(size % out for size, out in zip(before, after, strict=True)):
         raise unsupported(node, f"from {before} to {after} has windows of several sizes, which have no form here")
     kernel = [size // out for size, out in zip(before, after, strict=True)]

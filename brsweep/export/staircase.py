@@ -14,8 +14,9 @@ the codes. But the stored weights are int8, so low-bit codes can stand there mul
 B finer by k (and turns the sign where p < 0), and u may be any number that puts every step between the same two
 whole numbers n. `fold` looks for such k, B and u and says so where there are none.
 
-Everything here is float64. The steps keep a margin to whole numbers, many times what float32 arithmetic in a runtime
-can move them, so these codes are the same under each of its forms.
+Everything here is float64. A runtime that adds up products of step sizes in float32 instead, as one without integer
+convolutions does, moves its sums by some roundings. So the unit lies in the middle of those that fit, and of several k
+the first is taken whose middle has room, or else the one with the most.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ import numpy as np
 
 MARGIN = 2.0**-20
 """Of the sum at the last step, with the bias: 16 roundings of float32. What is far beyond it is cut off anyway."""
+ROOM = 2.0**-11
+"""Of the unit, between the smallest and the largest that fit: half of it is 4,096 roundings."""
 TIE = 2.0**-40
 """Of the same: a sum so near to a step lies on it."""
 LARGEST = 2.0**30
@@ -64,24 +67,29 @@ def fold(
     below = np.where(above - 1 < lowest, -np.inf, np.minimum(above - 1, highest))
     above = np.where(above > highest, np.inf, np.maximum(above, lowest))
     reach = max(abs(lowest), abs(highest))
+    best, most_room = None, 0.0
     for k in range(1, 1 if tied.any() else largest + 1):
-        for bias in sorted((np.floor(k * shift), np.ceil(k * shift)), key=lambda whole: abs(whole - k * shift)):
+        for bias in (np.floor(k * shift), np.ceil(k * shift)):
             margin = MARGIN * (k * scale * max(map(abs, codes)) + abs(bias))
             if k * reach + abs(bias) < LARGEST:
-                unit = _unit(k * scale, halves, k * below + bias + margin, k * above + bias - margin)
-                if unit is not None:
-                    return Staircase(sign * k, int(bias), unit, True)
+                unit, room = _unit(k * scale, halves, k * below + bias + margin, k * above + bias - margin)
+                if room > most_room:
+                    best, most_room = Staircase(sign * k, int(bias), unit, True), room
+        if most_room >= ROOM:
+            break
+    if best is not None:
+        return best
     bias = np.rint(largest * shift)
     if nearest and largest * reach + abs(bias) < LARGEST:
         return Staircase(sign * largest, int(bias), largest * scale, False)
     return None
 
 
-def _unit(natural: float, halves: np.ndarray, below: np.ndarray, above: np.ndarray) -> float | None:
-    """The unit nearest to `natural` with below <= halves * unit <= above at every step; None for none."""
+def _unit(natural: float, halves: np.ndarray, below: np.ndarray, above: np.ndarray) -> tuple[float, float]:
+    """The middle of the units with below <= halves * unit <= above at every step, and the room between the smallest
+    and the largest, as a share of it; a room of 0 or less for none. Units far from `natural` are left out."""
     turned = halves < 0
     low, high = np.where(turned, above, below) / halves, np.where(turned, below, above) / halves
-    least, most = max(low.max(initial=0.0), 0.0), high.min(initial=np.inf)
-    if not least <= most or most <= 0:
-        return None
-    return float(np.clip(natural, least, most))
+    least, most = max(low.max(initial=0.0), natural / 2), min(high.min(initial=np.inf), natural * 2)
+    middle = (least + most) / 2
+    return float(middle), float((most - least) / middle)

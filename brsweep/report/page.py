@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from brsweep.report.exports import link
 from brsweep.report.figures import Absent, Figure
 from brsweep.report.figures.curves import own_curves
 from brsweep.report.published import published, why_none
@@ -24,8 +25,14 @@ ASSETS = Path(__file__).parent / "assets"
 RUN_NUMBERS = ("val_accuracy", "test_accuracy", "test_accuracy_last", "float_test_accuracy", "time_s")
 
 
-def page(heading: str, tables: Sequence[Judged], figures: Sequence[Figure | Absent], notices: Sequence[str]) -> str:
-    """The page's HTML."""
+def page(
+    heading: str,
+    tables: Sequence[Judged],
+    figures: Sequence[Figure | Absent],
+    notices: Sequence[str],
+    folder: Path | None = None,
+) -> str:
+    """The page's HTML. folder: where it will lie, for links to exported networks; None leaves them out."""
     runs = [run for judged in tables for run in judged.cohort.runs]
     place = {id(run): number for number, run in enumerate(runs)}
     return _template().render(
@@ -37,7 +44,7 @@ def page(heading: str, tables: Sequence[Judged], figures: Sequence[Figure | Abse
         absent=[figure for figure in figures if isinstance(figure, Absent)],
         runs=[_run_line(run, number) for number, run in enumerate(runs)],
         states=_states(runs),
-        data=_page_data(tables, figures, runs),
+        data=_page_data(tables, figures, runs, folder),
         style=(ASSETS / "style.css").read_text(encoding="utf-8"),
         scripts=[(ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in ("chart", "table", "page")],
     )
@@ -104,7 +111,10 @@ def _states(runs: Sequence[ReportedRun]) -> str:
 
 
 def _page_data(
-    tables: Sequence[Judged], figures: Sequence[Figure | Absent], runs: Sequence[ReportedRun]
+    tables: Sequence[Judged],
+    figures: Sequence[Figure | Absent],
+    runs: Sequence[ReportedRun],
+    folder: Path | None,
 ) -> dict[str, Any]:
     configs = [{key: plain(value) for key, value in dotted(run.config).items()} if run.config else {} for run in runs]
     known = [config for config in configs if config]
@@ -117,12 +127,12 @@ def _page_data(
         "shared": shared,
         "others": others,
         "keys": varied,
-        "runs": [_run(run, config, shared) for run, config in zip(runs, configs, strict=True)],
+        "runs": [_run(run, config, shared, folder) for run, config in zip(runs, configs, strict=True)],
         "figures": {figure.name: _rounded(asdict(figure)) for figure in figures if isinstance(figure, Figure)},
     }
 
 
-def _run(run: ReportedRun, config: Mapping[str, str], shared: Mapping[str, str]) -> dict[str, Any]:
+def _run(run: ReportedRun, config: Mapping[str, str], shared: Mapping[str, str], folder: Path | None) -> dict[str, Any]:
     result = run.result or {}
     return {
         "name": run.name,
@@ -138,7 +148,15 @@ def _run(run: ReportedRun, config: Mapping[str, str], shared: Mapping[str, str])
         "log": run.log_end(),
         "curves": own_curves(run),
         "problems": run.problems,
+        "exports": _exports(run, folder),
     }
+
+
+def _exports(run: ReportedRun, folder: Path | None) -> dict[str, Any]:
+    exports = run.exports
+    links = {name: folder and link(run.path, name, folder) for name in exports.files}
+    files = [{"name": name, "bytes": size, "link": links[name]} for name, size in exports.files.items()]
+    return {"files": files, "bytes": exports.bytes, "bit_operations": exports.bit_operations}
 
 
 def _rounded(value: Any) -> Any:

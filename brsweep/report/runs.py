@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
+from brsweep.report.exports import NOTHING, Exports, exports_of
 from brsweep.runs import words
 from brsweep.runs.folder import CONFIG, RESULT, RunFolder
 from brsweep.runs.status import FINISHED, RunStatus, finite, leads_elsewhere, run_status
@@ -43,6 +44,7 @@ class ReportedRun:
     result: Mapping[str, Any] | None
     records: Sequence[Mapping[str, Any]]
     problems: tuple[str, ...] = ()
+    exports: Exports = NOTHING
 
     @property
     def name(self) -> str:
@@ -159,10 +161,11 @@ def _read(status: RunStatus, sweep: str) -> ReportedRun:
         problems.append(f"{name}: {of}: its configuration is not one that this brsweep knows; shown by its name")
         config = None
     records = _sound(lambda: _epochs_of(folder), problems, f"{name}: no curves") or []
+    exports = _sound(lambda: exports_of(folder.path), problems, name) or NOTHING
     run = ReportedRun(status, sweep, config, result, records)
     if run.state == FINISHED and not run.counts:
         problems.append(f"{name}: finished without a finite test accuracy; left out of every average")
-    return ReportedRun(status, sweep, config, result, records, tuple(map(words.printable, problems)))
+    return ReportedRun(status, sweep, config, result, records, tuple(map(words.printable, problems)), exports)
 
 
 def _sound(read: Callable[[], Any], problems: list[str], name: str) -> Any:

@@ -22,7 +22,8 @@ LEGEND = (
     "validation split); ± is the sample standard deviation over n seeds. Against LSQ: mean of the differences to the "
     "LSQ run of the same seed with its 95 % t interval (of a regularizer on another quantizer: to that quantizer "
     "alone, which the cell names); better or worse where Holm's p over all comparisons of this table is below "
-    f"{SIGNIFICANCE:g}. * marks the lambda with the best mean validation accuracy of its setting, over the seeds that "
+    f"{SIGNIFICANCE:g}. Size is that of the parameters at their bits, where a network was exported. "
+    "* marks the lambda with the best mean validation accuracy of its setting, over the seeds that "
     "all of its lambdas have."
 )
 
@@ -52,6 +53,7 @@ def columns(judged: Judged) -> list[Column]:
         Column("holm", "p (Holm)", lambda r: p_value(r.gap), lambda r: r.gap and r.gap.holm),
         _accuracy_column("val", "Validation", lambda r: r.val),
         _accuracy_column("test_last", "Test, last epoch", lambda r: r.test_last),
+        Column("size", "Size", _size, _bytes),
         Column("published", "Published", _published, _published),
         Column("notes", "Notes", lambda r: inert("; ".join(r.notes)), lambda r: "; ".join(r.notes)),
     ]
@@ -172,6 +174,16 @@ def _accuracy_column(key: str, title: str, get: Callable[[Result], Spread | None
 def _n(result: Result) -> str:
     done, planned = len(result.row.counted), max(len(result.row.seeds), len(result.row.runs))
     return f"{done}" if done == planned else f"{done} of {planned}"
+
+
+def _bytes(result: Result) -> int | None:
+    """Of the parameters at their bits, equal for all seeds; None where no run of the row was exported."""
+    return next((run.exports.bytes for run in result.row.counted if run.exports.bytes is not None), None)
+
+
+def _size(result: Result) -> str:
+    size = _bytes(result)
+    return NOTHING if size is None else f"{size / 1000:,.1f} kB"
 
 
 def _published(result: Result) -> str:

@@ -41,7 +41,7 @@ def write_report(sweeps: Sequence[Path], out: Path) -> Path:
             with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
                 drawing = [pool.submit(draw, f, folder / FIGURE_FOLDER) for f in drawn if isinstance(f, Figure)]
                 heading = " + ".join(dict.fromkeys(printable(sweep.resolve().name) for sweep in sweeps))
-                (folder / PAGE).write_text(page(heading, tables, drawn, told), encoding="utf-8")
+                (folder / PAGE).write_text(page(heading, tables, drawn, told, out), encoding="utf-8")
                 (folder / "table.csv").write_text(to_csv(tables), encoding="utf-8")
                 (folder / "table.md").write_text(to_markdown(tables, told), encoding="utf-8")
                 (folder / "table.tex").write_text(to_latex(tables), encoding="utf-8")

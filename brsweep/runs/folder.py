@@ -152,6 +152,12 @@ class RunFolder(CheckedFolder):
             state = state | _state(load(path), path)
         return state
 
+    def export_records(self) -> list[Any]:
+        """The records of the formats that the network was exported in. Raises `Damaged`."""
+        self._own(EXPORTS)
+        names = sorted(os.listdir(self.exports)) if os.path.isdir(self.exports) else []
+        return [self._json(f"{EXPORTS}/{name}") for name in names if name.endswith(".json")]
+
     def write_buffers(self, which: str, buffers: Mapping[str, Any]) -> None:
         """Keep the buffers of the network whose batch norm was re-estimated. Imports torch."""
         from brsweep.training.checkpoint import save

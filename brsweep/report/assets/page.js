@@ -129,6 +129,17 @@ function drawRun(main, run) {
   if (run.collapse) main.append(element("p", `Collapsed in epoch ${run.collapse.epoch}.`));
   const numbers = Object.entries(run.numbers).map(([key, value]) => [key, key === "time_s" ? `${number(value)} s` : `${(100 * value).toFixed(2)} %`]);
   if (numbers.length) main.append(element("h3", "Result"), tableOf("As in result.json", ["", "value"], numbers));
+  if (run.exports.files.length) {
+    const list = element("ul");
+    for (const file of run.exports.files) {
+      const item = element("li");
+      item.append(file.link ? element("a", file.name, { href: file.link }) : file.name, `, ${file.bytes.toLocaleString("en")} bytes`);
+      list.append(item);
+    }
+    const costs = [["parameters at their bits, bytes", run.exports.bytes], ["bit operations for one image", run.exports.bit_operations]];
+    const known = costs.filter(([, value]) => value !== null).map(([name, value]) => [name, value.toLocaleString("en")]);
+    main.append(element("h3", "Exported"), list, tableOf("What the network costs", ["", "value"], known));
+  }
   main.append(element("h3", "Difference from the others"));
   main.append(tableOf("What the runs differ in, less the seed", ["", "this run", "other runs"], others));
   if (run.command) {
