@@ -20,7 +20,7 @@ from brsweep.report.exports import NOTHING, Exports, exports_of
 from brsweep.runs import words
 from brsweep.runs.folder import CONFIG, RESULT, RunFolder
 from brsweep.runs.status import FINISHED, RunStatus, finite, leads_elsewhere, run_status
-from brsweep.stages.plan import BIN_REGULARIZATION, canonical
+from brsweep.stages.plan import BIN_REGULARIZATION, canonical, outline
 from brsweep.sweep.manifest import runs_of
 from brsweep.tracking.snapshots import Histogram
 
@@ -223,8 +223,10 @@ def _readable(config: Any) -> bool:
             if not all(isinstance(value, str) for value in kinds):
                 return False
         canonical(config)
+        epochs = [stage.epochs for stage in outline(config)]
         return (
-            all(isinstance(part["_target_"], str) and part["_target_"] for part in parts)
+            all(type(count) is int for count in epochs)
+            and all(isinstance(part["_target_"], str) and part["_target_"] for part in parts)
             and all(value is not None and value >= 0 for value in lambdas)
             and all(type(number) is int for number in numbers)
             and isinstance(schedule["freeze_alpha"], bool)
