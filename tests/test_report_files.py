@@ -115,6 +115,8 @@ def test_a_cut_line_costs_the_line_and_a_damaged_file_the_curves(tmp_path):
     lines = (cut / "metrics.jsonl").read_text().splitlines()
     (cut / "metrics.jsonl").write_text("\n".join(lines)[:-20])
     (damaged / "metrics.jsonl").write_text("\n".join(["nonsense", *lines]))
+    for folder in map(RunFolder, (cut, damaged)):
+        folder.write_result(folder.result())  # as if the run had left them so
     tables, told = read(tmp_path / "s")
     assert tables[0].results[0].test.n == 2
     assert [line for line in told if "no curves" in line and damaged.name in line and "line 1" in line]
@@ -129,6 +131,7 @@ def test_nan_is_a_gap_in_curves_and_no_accuracy_in_the_table(tmp_path):
     records = [json.loads(line) for line in (good / "metrics.jsonl").read_text().splitlines()]
     records[1]["task_loss"] = None
     (good / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    RunFolder(good).write_result(RunFolder(good).result())
     tables, told = read(tmp_path / "s")
     assert tables[0].results[0].test.n == 1 and "seed 2: no finite accuracy" in tables[0].results[0].notes
     assert [line for line in told if "without a finite test accuracy" in line]

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from stage_configs import changed
 
 from brsweep.errors import BrsweepError
 from brsweep.runs.folder import RunFolder
 from brsweep.stages.store import os_lock
 from brsweep.sweep.manifest import MANIFEST, add_to_manifest, read_manifest, runs_of
 
-CONFIG = {"pretrained": None, "schedule": {"float_epochs": 2, "qat_epochs": 4}}
+CONFIG = changed(schedule__float_epochs=2, schedule__qat_epochs=4)
 
 
 def planned(*names: str) -> list[dict]:

@@ -117,7 +117,7 @@ def test_kernels_that_cannot_be_had_leave_the_process_as_it_was(tmp_path, monkey
 
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     monkeypatch.setattr(implementations, "fault", lambda name: "broken here")
-    monkeypatch.setattr(setup, "keep_freed_memory", lambda: pytest.fail("the allocator is set"))
+    monkeypatch.setattr(setup, "settle", lambda *_: pytest.fail("the process is set"))
     wanted = config(f"threads={before[0] + 1}", f"deterministic={not before[1]}".lower(), tmp_path=tmp_path)
     with pytest.raises(BrsweepError, match="broken here"):
         setup.Setup.of(wanted, None)

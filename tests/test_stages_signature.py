@@ -210,7 +210,7 @@ QAT = {WARMUP, BR}
     ("file", "old", "new", "stages"),
     [
         ("training/schedule.py", "0.5 + 0.5 *", "0.5 + 0.25 *", ALL),
-        ("stages/run.py", "schedule, config = setup", "config, schedule = setup", ALL),
+        ("stages/run.py", "config = setup.config", "config = dict(setup.config)", ALL),
         ("stages/setup.py", "PROBE_IMAGES = 256", "PROBE_IMAGES = 128", ALL),
         ("data/split.py", "import numpy as np", "import numpy as np, math", ALL),
         ("models/build.py", "import torch", "import torch, math", ALL),

@@ -200,7 +200,7 @@ def test_a_configuration_from_elsewhere_is_named_and_the_others_are_done(server,
 def test_runs_that_have_nothing_for_wandb_are_counted_and_left_alone(server, tmp_path):
     sweep = tmp_path / "lambda"
     make(sweep / "plain", config=CONFIG | {"logger": {"_target_": None}})
-    (make(sweep / "begun") / "metrics.jsonl").unlink()
+    (make(sweep / "begun", finished=False) / "metrics.jsonl").unlink()
     wandb = server(StandIn())
     with RunFolder(make(sweep / "training")).locked():
         code, said = said_by(sweep)
@@ -210,7 +210,7 @@ def test_runs_that_have_nothing_for_wandb_are_counted_and_left_alone(server, tmp
 
 def test_a_damaged_run_is_named_and_the_others_are_done(server, tmp_path):
     sweep = tmp_path / "lambda"
-    (make(sweep / "a") / "metrics.jsonl").write_text('{"stage": \n{}\n')
+    (make(sweep / "a", finished=False) / "metrics.jsonl").write_text('{"stage": \n{}\n')
     (make(sweep / "b") / "config.yaml").write_text("[")
     make(sweep / "c")
     server(StandIn())

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brsweep.errors import BrsweepError
-from brsweep.tracking.jsonl import JsonLines, read
+from brsweep.tracking.jsonl import HUGE, JsonLines, read
 
-SCALARS = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+FLOATS = st.floats(-HUGE, HUGE, exclude_min=True, exclude_max=True)
+SCALARS = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | FLOATS
 RECORDS = st.lists(st.dictionaries(st.text(max_size=8), SCALARS | st.text(max_size=8) | st.lists(SCALARS, max_size=3)))
 
 

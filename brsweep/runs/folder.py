@@ -142,9 +142,9 @@ class RunFolder(CheckedFolder):
         whose batch norm was re-estimated. Imports torch. Raises `BrsweepError`."""
         from brsweep.training.checkpoint import load
 
-        state = _state(load(self._unchanged(f"{CHECKPOINTS}/{which}.pt")), self.checkpoints / f"{which}.pt")
+        state = _state(load(self._own(f"{CHECKPOINTS}/{which}.pt")), self.checkpoints / f"{which}.pt")
         if reestimated:
-            path = self._unchanged(f"{CHECKPOINTS}/{which}.buffers.pt")
+            path = self._own(f"{CHECKPOINTS}/{which}.buffers.pt")
             if not path.exists():
                 raise BrsweepError(
                     f"{self.path}: holds no re-estimated batch norm; reestimate_bn_batches=N trains such a run"

@@ -18,7 +18,7 @@ from brsweep.errors import BrsweepError
 from brsweep.models.build import build_model
 from brsweep.quant.calibration import calibrate
 from brsweep.quant.convert import Conversion, clip_relus, quantize_model
-from brsweep.stages.device import find_device, layer_work, set_threads, settle
+from brsweep.stages.device import find_device, layer_work, set_threads, set_workspace, settle
 from brsweep.training.checkpoint import load_pretrained
 from brsweep.training.measure import Probe
 from brsweep.training.optim import build_optimizer
@@ -94,7 +94,8 @@ class Setup:
     def of(cls, config: Mapping[str, Any], source: Any) -> Setup:
         """Prepare this process (memory, threads, determinism, kernels) and load the data."""
         device = find_device(config["device"])
-        kernels.use(config["kernels"], device.type)  # first: it may refuse, and the process is then as it was
+        set_workspace(device, config["deterministic"])
+        kernels.use(config["kernels"], device.type)  # before the rest: it may refuse, and the process is then as it was
         settle(device, config["deterministic"])
         if config["compile"]:
             torch.compiler.reset()  # what earlier runs of this process compiled counts against a limit
