@@ -225,8 +225,8 @@ def test_of_a_sweep_the_picked_row_of_each_bit_width(tmp_path, capsys):
     """Two bit-widths, two lambdas: the row with the higher validation accuracy of each, and both its seeds."""
     results = [
         small_runs.train(
-            *SHORT, f"quant={bits}", f"reg.lambda_weight={weight}", "reg.lambda_act=0", f"seed={seed}",
-            tmp_path=tmp_path,
+            *SHORT, "regularizer=br_paper", f"quant={bits}", f"reg.lambda_weight={weight}", "reg.lambda_act=0",
+            f"seed={seed}", tmp_path=tmp_path,
         )
         for bits in ("w2a2", "w4a4")
         for weight in (1, 1000)
