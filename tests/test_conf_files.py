@@ -12,6 +12,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from brsweep import targets
 from brsweep.config import schema
 from brsweep.config.compose import CONF_DIR, checked, register
 from brsweep.quant.convert import quantize_model
@@ -105,6 +106,22 @@ def test_library_defaults_are_the_paper_files_values():
         assert defaults(BinRegularizer)[key] == reg[key]
     for key in ("saturated", "unit", "reduction"):
         assert defaults(BinRegularizer)[key] == reg[key]["weight"]
+
+
+METHODS = [path for path in OPTIONS if group(path) == "quant/quantizer" or path.stem in ("dampening", "kure",
+           "oscillation_aware")]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", METHODS, ids=lambda p: p.stem)
+def test_a_methods_constructor_has_the_values_of_its_file(path):
+    node = OmegaConf.to_container(OmegaConf.load(path))
+    part = targets.locate("reg" if group(path) == "regularizer" else "quant.quantizer", node.pop("_target_"))
+    library = defaults(part)
+    for key, value in node.items():
+        if key == "ramp":
+            assert {kind: part().ramp[kind] for kind in value} == value
+        else:
+            assert library[key] == value, key
 
 
 def test_none_has_every_field_that_br_has():

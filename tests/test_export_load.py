@@ -19,6 +19,8 @@ from brsweep import targets
 from brsweep.errors import BrsweepError
 from brsweep.runs.folder import RunFolder
 from brsweep.runs.run import data_source
+from brsweep.training.checkpoint import load as load_file
+from brsweep.training.checkpoint import save as save_file
 
 SHORT = ("schedule.float_epochs=1", "schedule.warmup_epochs=1", "schedule.qat_epochs=3")
 
@@ -215,8 +217,21 @@ def test_a_run_of_other_code_is_taken_where_that_is_asked(copy):
         brsweep.load(copy, device="cpu", stale="keep")
 
 
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_weights_that_the_run_did_not_leave_are_refused(copy, which):
+    """A whole checkpoint of the same network, which would score otherwise than the result says."""
+    path = copy / f"checkpoints/{which}.pt"
+    content = load_file(path)
+    name = next(name for name, value in content["model"].items() if value.dim() == 4)
+    content["model"][name] = content["model"][name] + 1
+    save_file(path, content)
+    with pytest.raises(BrsweepError, match=f"{which}.pt: damaged, it is not what the run left there"):
+        brsweep.load(copy, which, "cpu")
+
+
 def test_weights_of_another_network_are_refused(copy, trained):
     shutil.copy(small_runs.folder(trained("digits")) / "checkpoints/best.pt", copy / "checkpoints/best.pt")
+    rewritten(copy)  # as if the run had left them
     with pytest.raises(BrsweepError, match="the weights don't fit the network"):
         brsweep.load(copy, device="cpu")
 

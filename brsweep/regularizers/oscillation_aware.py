@@ -21,7 +21,7 @@ from brsweep.regularizers.regularizer import Regularizer, refuse_activations
 
 
 class OscillationAware(Regularizer):
-    """Arguments as `Regularizer`'s; of weights alone, so `lambda_act` is 0."""
+    """Arguments as `Regularizer`'s; of weights alone, so `lambda_act` is 0; the ramp is a cosine unless said."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class OscillationAware(Regularizer):
         ramp: Mapping[str, str] | None = None,
         first_last: bool = False,
     ) -> None:
-        super().__init__(lambda_weight, lambda_act, ramp, first_last)
+        super().__init__(lambda_weight, lambda_act, {"weight": "cosine"} | dict(ramp or {}), first_last)
         refuse_activations(self)
 
     def request(self, kind: str) -> SumRequest:

@@ -142,15 +142,20 @@ class RunFolder(CheckedFolder):
         whose batch norm was re-estimated. Imports torch. Raises `BrsweepError`."""
         from brsweep.training.checkpoint import load
 
-        state = _state(load(self._own(f"{CHECKPOINTS}/{which}.pt")), self.checkpoints / f"{which}.pt")
+        state = _state(load(self._weights_file(f"{which}.pt")), self.checkpoints / f"{which}.pt")
         if reestimated:
-            path = self._own(f"{CHECKPOINTS}/{which}.buffers.pt")
+            path = self._weights_file(f"{which}.buffers.pt")
             if not path.exists():
                 raise BrsweepError(
                     f"{self.path}: holds no re-estimated batch norm; reestimate_bn_batches=N trains such a run"
                 )
             state = state | _state(load(path), path)
         return state
+
+    def _weights_file(self, name: str) -> Path:
+        """Where the file lies; one that is there has to be the run's own, since its weights answer for the result."""
+        name = f"{CHECKPOINTS}/{name}"
+        return self._unchanged(name) if os.path.exists(self._own(name)) else self.path / name
 
     def export_records(self) -> list[Any]:
         """The records of the formats that the network was exported in. Raises `Damaged`."""
