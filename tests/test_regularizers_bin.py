@@ -359,6 +359,19 @@ def test_bfloat16_values():
     assert torch.equal(values.grad, wide.grad.bfloat16())
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_step_size_at_the_floor_has_no_penalty_in_steps(per_channel):
+    """Else it is (values / 2^-20)^2: of weights of 1 a trillion, whose first gradient ends the training."""
+    values = torch.tensor([[0.3, -1.0], [0.3, -1.0]], requires_grad=True)
+    alpha = torch.tensor([-1463.0, 0.5]) if per_channel else torch.tensor(-1463.0)
+    regularizer = BinRegularizer(2, True, unit="step")
+    loss = regularizer.compute_bin_loss(values, alpha)
+    loss.backward()
+    alive = regularizer.compute_bin_loss(values.detach()[1], torch.tensor(0.5)).item() / 2 if per_channel else 0.0
+    assert loss.item() == pytest.approx(alive, rel=1e-6)
+    assert not values.grad[0].any() and torch.isfinite(values.grad).all()
+
+
 def test_a_step_size_below_the_floor_is_the_floor():
     values = torch.tensor([1.0, -1.0])
     for unit in ("value", "step"):

@@ -18,7 +18,7 @@ import torch
 from brsweep.errors import BrsweepError
 from brsweep.runs.folder import RunFolder
 from brsweep.runs.run import Run
-from brsweep.stages.collapse import CollapseWatch, strength_line
+from brsweep.stages.collapse import CollapseWatch, floor_line, strength_line
 from brsweep.stages.store import os_lock
 from brsweep.sweep.plan import Point, plan_sweep
 from brsweep.training.checkpoint import load
@@ -349,6 +349,22 @@ def test_a_run_says_once_how_strong_its_penalty_is_and_lsq_alone_says_nothing_of
         result = small_runs.train(f"regularizer={regularizer}", tmp_path=tmp_path)
         said = (small_runs.folder(result) / "console.log").read_text()
         assert said.count("lambda x penalty of its first epoch, at full lambda: ") == expected
+
+
+def test_step_sizes_at_their_floor_are_told_once():
+    told: set[str] = set()
+    layers = {"site": ["conv1", "relu1", "conv2", "sign"], "alpha": [0.1, 2.0**-20, -1463.0, None]}
+    assert floor_line(layers | {"alpha": [0.1, 0.2, 0.3, None]}, told) is None
+    line = floor_line(layers, told)
+    assert line.startswith("step sizes at their floor: relu1 (9.54e-07), conv2 (-1.46e+03); lower ")
+    assert floor_line(layers, told) is None
+
+
+def test_a_run_says_so_when_a_step_size_falls_to_its_floor_and_goes_on(tmp_path):
+    """In its first quantized epoch, since nothing clips the gradient and alpha's own rate is absurd."""
+    result = small_runs.train("gradient_clip=null", "qat_optimizer.alpha_lr=50", tmp_path=tmp_path)
+    said = (small_runs.folder(result) / "console.log").read_text()
+    assert "warmup: step sizes at their floor: " in said
 
 
 def test_a_collapse_without_a_penalty_or_a_validation_split():

@@ -54,7 +54,7 @@ class BinRegularizer:
     variance: "biased" or "unbiased".
     saturated: "pull", values with v/alpha outside [Qn, Qp] count to the end bins; "ignore", they are left out.
     unit: "value", the penalty has the unit of the values squared; "step", residuals are divided by a detached alpha,
-        which makes lambda comparable between layers and bit-widths.
+        which makes lambda comparable between layers and bit-widths. A step size at its floor has no penalty then.
     reduction: "sum" over bins and tensors, as in the paper; "mean", over the bins that hold a value and over tensors.
     """
 
@@ -107,7 +107,10 @@ class BinRegularizer:
 
     def from_sums(self, sums: Tensor, alpha: Tensor) -> Tensor:
         """The penalty from a quantizer's sums [..., 3, bins] and its alpha [...]: shape [...]."""
-        return bin_penalty(sums, self.variance, self.reduction) / self._unit(alpha)
+        penalty = bin_penalty(sums, self.variance, self.reduction)
+        if self.unit == "step":  # 0 where alpha is at its floor: values are no number of steps there, but millions
+            penalty = torch.where(alpha.detach() > ALPHA_FLOOR, penalty, 0.0)
+        return penalty / self._unit(alpha)
 
     def _sums(self, values: Tensor, alpha: Tensor, backprop_to_alpha: bool, axis: int) -> Tensor:
         _, sums = fake_quantize(

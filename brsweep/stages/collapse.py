@@ -1,9 +1,12 @@
-"""What the penalty does to the last stage, said where it matters: how strong it is, and a collapse under it."""
+"""What a quantized stage says where it matters: the penalty's strength, a collapse under it, step sizes that have
+fallen to their floor."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from brsweep.kernels import ALPHA_FLOOR
 
 COLLAPSED_BELOW = 0.5
 """Of the accuracy at the last stage's beginning. Healthy runs dip by a few points when BR sets in; measured collapses
@@ -23,6 +26,21 @@ def strength_line(record: Mapping[str, Any], strength: Mapping[str, float]) -> s
         f"{record['stage']}: lambda x penalty of its first epoch, at full lambda: {parts}, "
         f"{share:.1%} of the task loss {record['task_loss']:.3g}"
     )
+
+
+def floor_line(layers: Mapping[str, Any], told: set[str]) -> str | None:
+    """One line for the sites of an epoch whose step size has fallen to its floor, added to those `told` of; else None.
+
+    What such a site lets through is next to nothing, and a network may train on around it without a word.
+    """
+    alphas = dict(zip(layers["site"], layers["alpha"], strict=True))
+    fallen = {name: alpha for name, alpha in alphas.items() if alpha is not None and alpha <= ALPHA_FLOOR}
+    new = [name for name in fallen if name not in told]
+    told.update(new)
+    if not new:
+        return None
+    listed = ", ".join(f"{name} ({fallen[name]:.3g})" for name in new)
+    return f"step sizes at their floor: {listed}; lower qat_optimizer.alpha_lr, or set gradient_clip"
 
 
 class CollapseWatch:

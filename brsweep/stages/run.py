@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from brsweep.errors import BrsweepError
-from brsweep.stages.collapse import CollapseWatch, strength_line
+from brsweep.stages.collapse import CollapseWatch, floor_line, strength_line
 from brsweep.stages.plan import Stage
 from brsweep.stages.setup import Setup
 from brsweep.stages.store import STATE, Store
@@ -165,8 +165,13 @@ def _train(
     span = Span(stage.name, stage.first, stage.last, stage.lr_epochs, stage.lr_warmup_epochs)
     watch = CollapseWatch(state, reporter, config["reg"]) if judged else None
 
+    at_floor: set[str] = set()
+
     def after_epoch(record: dict[str, Any]) -> None:
         record["trained_by"] = run_name
+        fallen = floor_line(progress.layers[-1], at_floor) if training.probe else None
+        if fallen is not None:
+            reporter.warn(f"{stage.name}: {fallen}")
         if watch is not None:
             _keep_best(state, record, learner, training.folder)
             if learner.regularizer is not None and record["epoch"] == stage.first + 1:
