@@ -25,7 +25,7 @@ REFUSED = [
     ("regulariser=br", "did you mean regularizer?"),
     ("quan=w2a2", "did you mean quant?"),
     ("quant=w2a3", "choose one of lsq, w2a2, w2a32, w2a4, w3a3, w4a2, w4a4, w8a8"),
-    ("model=resnet", "choose one of resnet18, resnet20"),
+    ("model=resnet", "choose one of mobilenet_v2, resnet18"),
     ("quant=4", "a group is chosen by its option's name"),
     ("quant=[4]", "a group is chosen by its option's name"),
     ("model={depth:20}", "a group is chosen by its option's name, model=option"),

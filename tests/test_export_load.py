@@ -47,6 +47,7 @@ KINDS = {
     "bf16": ("precision=bf16",),
     "without validation": ("data.val_fraction=0",),
     "contiguous": ("channels_last=false",),
+    "inputs quantized": ("model=mobilenet_v2", "model.width=0.25", "quant=w4a4"),
 }
 
 

@@ -17,6 +17,7 @@ from brsweep.export.check import OPTIMIZATIONS, TestImages, check_onnx, session,
 from brsweep.export.levels import levels_of
 from brsweep.export.qdq import Form, to_onnx
 from brsweep.export.write import export
+from brsweep.models.mobilenet import mobilenet_v2
 from brsweep.models.resnet import resnet18, resnet20
 from brsweep.models.tiny import tiny
 from brsweep.torchvision_import import import_torchvision
@@ -120,6 +121,17 @@ def test_every_form_has_the_trained_codes(options, form):
         run = session(found, level)
         # equal codes, so the logits differ by the roundings of one mean and one product
         assert np.allclose(run.run(None, {"images": values})[0], logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_layers_with_a_site_for_their_own_input(bits, tmp_path):
+    """Behind a linear bottleneck codes are signed: int8, clipped where they have fewer bits."""
+    of = network(mobilenet_v2(4, width=0.25), bits, size=16)
+    own = [site.name for site in of.conversion.sites if site.name.endswith(".input")]
+    found = exported(of)
+    assert len(own) == 17 and set(own) <= set(found.codes)
+    assert_equal_codes(of, found, share=1e-3)  # float sums in another order pass a border now and then
+    assert operators(found, tmp_path)["QLinearConv"] == len(found.folded) > 30
 
 
 def test_integers_stand_in_the_type_that_is_asked():

@@ -23,6 +23,7 @@ from brsweep.quant import (
     clip_relus,
     quantize_model,
 )
+from brsweep.quant.lsq_plus import LSQPlusQuantizer
 from brsweep.torchvision_import import import_torchvision
 
 SMALL_ORDER = ["conv1", "relu1", "conv2", "relu2", "conv3", "relu3", "fc"]
@@ -108,7 +109,7 @@ def test_torchvision_resnet18_at_32_bits_is_the_float_network(torchvision_resnet
 def test_mobilenet_v2_clips_at_6_and_tells_which_inputs_stay_float():
     float_model = seeded(import_torchvision().models.mobilenet_v2, num_classes=10)
     with pytest.warns(UserWarning, match=r"compute on float inputs: .*features.3.conv.0.0"):
-        model, done = quantize_model(float_model, 4, 4)
+        model, done = quantize_model(float_model, 4, 4, inputs="relu_only")
     acts = sites_of(done, "act")
     assert len(acts) == sum(isinstance(m, nn.ReLU6) for m in float_model.modules()) == 35
     assert {model.get_submodule(name).clip_value for name in acts} == {6.0}
@@ -120,9 +121,88 @@ def test_float_inputs_are_those_of_quantized_layers():
     """At 32 bits a layer is no quantized layer, whatever it is fed with."""
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.ReLU())
     with pytest.warns(UserWarning, match=r"float inputs: 2$"):
-        _, done = quantize_model(net, 2, 2, first_last_bits=None, overrides={"1": 32})
+        _, done = quantize_model(net, 2, 2, first_last_bits=None, overrides={"1": 32}, inputs="relu_only")
     assert done.float_inputs == ("2",)
     assert list(done.left_float) == ["1"]
+
+
+# --- inputs that come from no ReLU -----------------------------------------------------------------------------------
+
+
+def test_layers_behind_linear_bottlenecks_get_input_sites_of_both_signs():
+    model, done = quantize_model(seeded(import_torchvision().models.mobilenet_v2, num_classes=10), 4, 4)
+    behind = (*(f"features.{i}.conv.0.0" for i in range(2, 18)), "features.18.0")
+    own = {site.name: site for site in done.sites if site.name.endswith(".input")}
+    assert list(own) == [f"{name}.input" for name in behind]
+    facts = {(site.kind, site.grid.bits, site.grid.signed, site.low) for site in own.values()}
+    assert facts == {("act", 4, True, True)}
+    assert all(own[f"{name}.input"].quantizer is model.get_submodule(name).input_quantizer for name in behind)
+    assert (done.float_inputs, done.float_input_count, done.warnings) == ((), 0, [])
+    # the last layer's input comes from a ReLU6, which stays the end
+    assert sites_of(done, "act")["features.18.2"] == 8
+
+
+class Activated(nn.Module):
+    """conv - ReLU - conv - activation - pooling - fc"""
+
+    def __init__(self, activation: nn.Module):
+        super().__init__()
+        self.conv1, self.relu = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()
+        self.conv2, self.activation = nn.Conv2d(4, 4, 3, padding=1), activation
+        self.conv3, self.fc = nn.Conv2d(4, 4, 1), nn.Linear(4, 5)
+
+    def forward(self, x):
+        h = self.activation(self.conv2(self.relu(self.conv1(x))))
+        return self.fc(self.activation(self.conv3(h)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("activation", [nn.GELU(), nn.SiLU(), nn.Hardswish(), nn.Tanh()], ids=repr)
+def test_the_input_of_the_last_layer_is_the_end_where_no_relu_comes_before_it(activation):
+    model, done = quantize_model(Activated(activation), 2, 2)
+    assert sites_of(done, "act") == {"relu": 2, "conv3.input": 2, "fc.input": 8}
+    assert {site.name for site in done.sites if not site.low} == {"conv1", "fc.input", "fc"}
+    assert model.conv2.input_quantizer is None
+
+
+def test_an_input_site_quantizes_what_its_layer_gets():
+    torch.manual_seed(0)
+    model, _ = quantize_model(Activated(nn.SiLU()), 2, 2)
+    calibrate(model, [torch.randn(8, 3, 8, 8)])
+    received, levels = [], []
+    model.conv3.register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
+    model.conv3.input_quantizer.register_forward_hook(lambda _, inputs, out: levels.append(out))
+    out = model(torch.randn(4, 3, 8, 8))
+    alpha = model.conv3.input_quantizer.step_size
+    assert torch.equal(levels[0], (received[0] / alpha).round().clamp(-2, 1) * alpha)
+    assert (levels[0] < 0).any()
+    out.sum().backward()
+    assert model.conv3.input_quantizer.alpha.grad.abs() > 0
+
+
+def test_a_quantizer_with_an_offset_takes_an_unsigned_grid_for_such_inputs():
+    model, done = quantize_model(Activated(nn.SiLU()), 2, 2, quantizer=LSQPlusQuantizer)
+    site = next(site for site in done.sites if site.name == "conv3.input")
+    assert not site.grid.signed
+    torch.manual_seed(0)
+    calibrate(model, [torch.randn(8, 3, 8, 8)])
+    assert site.quantizer.offset < 0, "SiLU has values down to -0.28"
+
+
+def test_bits_of_an_input_site_go_by_its_layers_name():
+    bits = {"conv3": {"act": 4}, "fc": {"act": 32}}
+    _, done = quantize_model(Activated(nn.SiLU()), 2, 2, overrides=bits)
+    assert sites_of(done, "act") == {"relu": 2, "conv3.input": 4}
+    assert sites_of(done, "weight")["conv3"] == 2
+    assert done.left_float["fc.input"] == "32 bits were asked for"
+    with pytest.raises(BrsweepError, match=r"quant\.overrides: conv2 sets 'act', and conv2 has none to quantize"):
+        quantize_model(Activated(nn.SiLU()), 2, 2, overrides={"conv2": {"act": 4}})
+    with pytest.raises(BrsweepError, match=r"quant\.overrides: relu sets 'weight', and relu has none to quantize"):
+        quantize_model(Activated(nn.SiLU()), 2, 2, overrides={"relu": {"weight": 4}})
+
+
+def test_inputs_are_auto_or_relu_only():
+    with pytest.raises(BrsweepError, match="inputs='all': choose one of auto, relu_only"):
+        quantize_model(SmallNet(), 2, 2, inputs="all")
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
@@ -300,7 +380,7 @@ def test_ends(first_last, ends):
 
 
 def test_overrides_by_pattern_later_ones_win():
-    overrides = {"conv?": 3, "conv2": {"weight": 4, "act": 7}, "relu[12]": {"act": 5, "weight": 7}, "fc": 32}
+    overrides = {"conv?": 3, "conv2": {"weight": 4}, "relu[12]": {"act": 5}, "fc": 32}
     _, done = quantize_model(SmallNet(), 2, 2, overrides=overrides)
     assert {s.name: s.grid.bits for s in done.sites} == {
         "conv1": 3, "conv2": 4, "conv3": 3, "relu1": 5, "relu2": 5, "relu3": 8,
@@ -308,7 +388,7 @@ def test_overrides_by_pattern_later_ones_win():
     assert done.left_float == {"fc": "32 bits were asked for"}
     _, swapped = quantize_model(SmallNet(), 2, 2, overrides={"conv2": 4, "conv?": 3})
     assert sites_of(swapped, "weight")["conv2"] == 3
-    _, other_kind = quantize_model(SmallNet(), 2, 2, overrides={"conv2": {"act": 4}})
+    _, other_kind = quantize_model(SmallNet(), 2, 2, overrides={"*2": {"act": 4}})
     assert sites_of(other_kind, "weight")["conv2"] == 2
 
 
@@ -363,7 +443,8 @@ def test_weights_that_are_not_numbers_are_an_error_with_the_layers_name():
 def test_input_bits_quantize_the_image():
     model, done = quantize_model(seeded(SmallNet), 2, 2, input_bits=8)
     image = done.sites[0]
-    assert (image.name, image.kind, image.grid.bits, image.grid.signed, image.low) == ("input", "act", 8, True, False)
+    assert (image.name, image.kind, image.grid.bits) == ("conv1.input", "act", 8)
+    assert (image.grid.signed, image.low) == (True, False)
     assert image.quantizer is model.conv1.input_quantizer
     images = torch.randn(4, 3, 8, 8)
     calibrate(model, [images])

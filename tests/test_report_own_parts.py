@@ -205,10 +205,13 @@ def test_words_of_a_run():
         return {"reg": reg, "quant": quant, "schedule": {"warmup_epochs": 1, "freeze_alpha": False}}
 
     assert (words.regularizer(config()), words.quantizer(config())) == (None, "half")
-    assert words.tags(config()) == ("w2a2", "half", "s2")
-    assert words.tags(config(lambda_act=0.1)) == ("w2a2", "shrink", "s2")
+    assert words.tags(config(), 0) == ("w2a2", "half", "s2")
+    assert words.tags(config(lambda_act=0.1), 1) == ("w2a2, 1 input float", "shrink", "s2")
     lsq = config() | {"quant": {"weight_bits": 2, "act_bits": 2, "quantizer": {"_target_": words.LSQ_QUANTIZER}}}
-    assert words.tags(lsq) == ("w2a2", "lsq", "s2")
+    assert words.tags(lsq, None) == ("w2a2, inputs unknown", "lsq", "s2")
+    assert words.bits_label(lsq, 17) == "W2A2, 17 inputs float"
+    lsq["quant"]["act_bits"] = 32
+    assert words.bits_label(lsq, None) == "W2A32", "no input is quantized, and the label says so"
 
 
 def test_lsq_alone_is_of_other_code_than_br_and_that_is_no_change(tmp_path):

@@ -73,6 +73,7 @@ class Quant:
     per_channel: Any = by(yes_no)
     overrides: Any = by(bits_by_pattern)
     count: Any = by(choice("sample", "tensor"))
+    inputs: Any = by(choice("auto", "relu_only"))
     quantizer: Any = by(part)
 
 

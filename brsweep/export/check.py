@@ -121,10 +121,10 @@ def check_onnx(network: Network, exported: Exported, images: TestImages) -> dict
         logits, codes = trained_codes(network, pixels)
         values = pixels if exported.pixels else network.preprocess(pixels).cpu().contiguous().numpy()
         for level, run in runs.items():
-            found, *others = run.run([OUTPUT, *exported.codes.values()], {INPUT: values})
+            found, *others = run.run([OUTPUT, *(of.name for of in exported.codes.values())], {INPUT: values})
             counts[level].add(logits, found, labels)
-            for site, other in zip(exported.codes, others, strict=True):
-                counts[level].compare(site, codes[site], other)
+            for (site, of), other in zip(exported.codes.items(), others, strict=True):
+                counts[level].compare(site, codes[site], other.astype(np.int16) - of.zero)
     return {level: of.check() for level, of in counts.items()}
 
 
@@ -149,14 +149,9 @@ def _with_codes(exported: Exported) -> Any:
     model = onnx.ModelProto()
     model.CopyFrom(exported.model)
     known = {value.name for value in model.graph.output}
-    signed = {
-        node.output[0]: node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear"
-    }  # codes or what is clipped to them -> its zero point, which has their type
-    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    for name in exported.codes.values():
+    for name, _ in exported.codes.values():
         if name not in known:
-            zero = signed.get(name) or signed[f"{name}.unclipped"]
-            model.graph.output.append(onnx.helper.make_tensor_value_info(name, kinds[zero], None))
+            model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
     return model
 
 

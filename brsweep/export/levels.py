@@ -49,6 +49,15 @@ class ActivationLevels:
     lowest: int
     highest: int
 
+    @property
+    def zero(self) -> int:
+        """What is added to codes to store them as uint8; the values 0 to `most` stand for them then."""
+        return -self.lowest
+
+    @property
+    def most(self) -> int:
+        return self.highest - self.lowest
+
 
 Levels = WeightLevels | ActivationLevels
 

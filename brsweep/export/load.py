@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from brsweep import targets
 from brsweep.errors import BrsweepError
 from brsweep.export.pictures import Preprocess
-from brsweep.quant.convert import Conversion
+from brsweep.quant.convert import RELU_ONLY, Conversion
 from brsweep.runs.folder import CONFIG, WHICH, RunFolder
 from brsweep.stages.device import find_device
 from brsweep.stages.plan import run_code
@@ -110,6 +110,7 @@ def load(
     where = find_device(device)
     config = {**result["config"], "pretrained": None}
     try:
+        config["quant"] = {"inputs": RELU_ONLY} | config["quant"]  # what runs did before there was a choice
         size = (images["size"][0], images["size"][1])
         networks = Networks(config, len(images["classes"]), images["channels"], size, where)
         model, conversion = networks.quantized_model()

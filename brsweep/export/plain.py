@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 from brsweep.errors import BrsweepError
 from brsweep.export.levels import ActivationLevels, Levels, WeightLevels
 from brsweep.export.load import Network
-from brsweep.quant.convert import INPUT_SITE
+from brsweep.quant.convert import INPUT
 from brsweep.targets import in_a_line
 
 
@@ -108,14 +108,20 @@ def _rebuilt(
             layer = model.get_submodule(name)
             layer.weight = nn.Parameter(of.codes, requires_grad=False)
             layer.weight_quantizer = make(index, of)
-        elif name == INPUT_SITE:
-            first = next(module for module in model.modules() if getattr(module, "input_quantizer", None) is not None)
-            first.input_quantizer = make(index, of)
+        elif (layer := _holder(model, name)) is not None:
+            layer.input_quantizer = make(index, of)
         else:
             _replace(model, name, make(index, of))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.eval()
+
+
+def _holder(model: nn.Module, site: str) -> nn.Module | None:
+    """The layer whose own input the site is; None for a ReLU's."""
+    name, _, last = site.rpartition(".")
+    layer = dict(model.named_modules()).get(name) if last == INPUT else None
+    return layer if getattr(layer, "input_quantizer", None) is not None else None
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

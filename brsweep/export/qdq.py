@@ -1,11 +1,12 @@
 """A network as ONNX in the QDQ form: integers between QuantizeLinear and DequantizeLinear, clipped as codes.
 
-    activation   QuantizeLinear -> Clip(lowest, highest) on the 8-bit codes -> DequantizeLinear
+    activation   QuantizeLinear -> Clip(0, most) on the 8-bit codes -> DequantizeLinear
     weight       integer codes -> DequantizeLinear with a step size, or one per channel
 
-ONNX has no activations of 2 to 7 bits that runtimes compute with, so the codes stand in uint8 (int8 where signed) and
-Clip keeps them on their grid; a ReLU and its clip are in that. ONNX Runtime makes an integer convolution (QLinearConv)
-of DequantizeLinear -> Conv -> QuantizeLinear. A float Clip before QuantizeLinear would keep it from that.
+ONNX has no activations of 2 to 7 bits that runtimes compute with, so the codes stand in uint8, signed ones above a zero
+point, since runtimes for x86 fuse no signed inputs; Clip keeps them on their grid, and a ReLU and its clip are in that.
+ONNX Runtime makes an integer convolution (QLinearConv) of DequantizeLinear -> Conv -> QuantizeLinear. A float Clip
+before QuantizeLinear would keep it from that.
 
 So a convolution between two sites, with nothing between but a batch norm, can be computed in integers. Its batch norm
 is folded where every code stays what it was (`staircase.py`), and stays a float operator elsewhere; the weights are
@@ -74,15 +75,22 @@ class Folded(NamedTuple):
     exact: bool
 
 
+class Codes(NamedTuple):
+    """An uint8 value of the graph: a site's codes plus `zero`."""
+
+    name: str
+    zero: int
+
+
 @dataclass(frozen=True)
 class Exported:
-    """model: the ONNX ModelProto. codes: site's name -> name of the value that holds its codes, in the order of
-    execution. folded, kept: layers between two sites whose batch norm was folded, or was not; of the folded ones
-    `inexact` may have other codes (fold "nearest"). pixels: it takes uint8 [N, H, W, C].
+    """model: the ONNX ModelProto. codes: site's name -> the value that holds its codes, in the order of execution.
+    folded, kept: layers between two sites whose batch norm was folded, or was not; of the folded ones `inexact` may
+    have other codes (fold "nearest"). pixels: it takes uint8 [N, H, W, C].
     """
 
     model: Any
-    codes: Mapping[str, str]
+    codes: Mapping[str, Codes]
     folded: tuple[str, ...]
     kept: tuple[str, ...]
     inexact: tuple[str, ...]
@@ -98,7 +106,7 @@ class _Writer:
     def __init__(self, network: Network, program: Program, form: Form) -> None:
         self.network, self.program, self.form = network, program, form
         self.graph = Graph()
-        self.codes: dict[str, str] = {}
+        self.codes: dict[str, Codes] = {}
         self.folds: dict[fx.Node, Folded] = {}
         self.skipped: set[fx.Node] = set()  # batch norms that are in a convolution
         self.kept: list[str] = []
@@ -144,17 +152,17 @@ class _Writer:
         return translate(self.graph, node)
 
     def _activation(self, node: fx.Node, level: ActivationLevels) -> str:
-        graph, kind = self.graph, np.int8 if level.grid.signed else np.uint8
+        graph = self.graph
         scale = graph.constant(_array(level.step), f"{level.name}.step")
-        zero = graph.constant(np.array(0, kind))
+        zero = graph.constant(np.array(level.zero, np.uint8))
         codes = f"{level.name}.codes"
-        ends = level.lowest, level.highest
-        whole = (np.iinfo(kind).min, np.iinfo(kind).max) == ends
+        whole = level.most == np.iinfo(np.uint8).max
         values = graph.operand(node.args[0])
         quantized = graph.add("QuantizeLinear", values, scale, zero, name=codes if whole else f"{codes}.unclipped")
         if not whole:
-            graph.add("Clip", quantized, *(graph.constant(np.array(end, kind)) for end in ends), name=codes)
-        self.codes[level.name] = codes
+            ends = (graph.constant(np.array(end, np.uint8)) for end in (0, level.most))
+            graph.add("Clip", quantized, *ends, name=codes)
+        self.codes[level.name] = Codes(codes, level.zero)
         return graph.add("DequantizeLinear", codes, scale, zero, name=f"{level.name}.levels")
 
     def _weight(self, node: fx.Node, level: WeightLevels) -> str:
@@ -230,8 +238,7 @@ class _Writer:
         slopes, shifts = self._affine(node, level, before, norm)
         alpha, ends = float(after.step), (after.lowest, after.highest)
         low, high = _sums(codes, before)
-        furthest = max(abs(before.lowest), before.highest)
-        room = min(LARGEST_INT8, LARGEST_PAIR // (2 * furthest))
+        room = min(LARGEST_INT8, LARGEST_PAIR // (2 * before.most))
         wide = np.abs(codes).max() > room  # 8-bit weights on 8-bit inputs
         channels: list[Staircase] = []
         for c in range(len(codes)):

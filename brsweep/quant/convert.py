@@ -6,6 +6,10 @@ that compute in a way of their own, parametrized weights, attention, recurrent l
 8-bit ends (`first_last_bits`) are the weights of the network's first and last layer, and the last ReLU; where one of
 those layers stays float no other takes its place. The image stays float unless `input_bits` says otherwise.
 
+A layer whose input comes from no ReLU (behind a linear bottleneck, a sum, GELU, SiLU, attention) gets a site for that
+input: a signed grid, since such values have both signs, or an unsigned one where the quantizer has an offset. Where it
+is the network's last layer, that site is the end, in the place of the last ReLU. `inputs="relu_only"` leaves them out.
+
 Each place where an activation is quantized needs its own step size, so a ReLU module used at several places becomes
 one module per place, and functional ReLUs become modules: see `brsweep.quant.places`.
 """
@@ -27,7 +31,9 @@ from brsweep.quant.places import Places, find_places, replace
 from brsweep.quant.policy import ASKED, Bits, Policy
 from brsweep.quant.sites import Site
 
-INPUT_SITE = "input"
+INPUT = "input"
+"""The site of a layer's own input is called `<layer>.input`."""
+AUTO, RELU_ONLY = INPUTS = ("auto", "relu_only")
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Conversion:
     """What `quantize_model` did: the quantized sites in the order of execution, and what stayed float.
 
     left_float: name -> reason, for each weight of two or more dimensions and each activation that stays float.
-    float_inputs: quantized layers, the first apart, whose input comes from no activation site at all.
+    float_inputs: quantized layers, the first apart, whose input comes from no activation site, and that have none.
     float_ends: the network's first or last weight layer where it can't be quantized; no other takes its bits.
     weights, low_weights: how many weights the network has, and how many of them are at the low bit-width.
     untraced: why the network could not be traced, where it could not; `float_inputs` is empty then.
@@ -50,6 +56,11 @@ class Conversion:
     low_weights: int
     untraced: str = ""
     unchecked: tuple[str, ...] = ()
+
+    @property
+    def float_input_count(self) -> int | None:
+        """How many quantized layers compute on float inputs, the first apart; None where no trace tells."""
+        return None if self.untraced else len(self.float_inputs)
 
     @property
     def warnings(self) -> list[str]:
@@ -100,6 +111,7 @@ def quantize_model(
     per_channel: bool = False,
     overrides: Mapping[str, Bits] | None = None,
     count: str = "sample",
+    inputs: str = AUTO,
     quantizer: QuantizerFactory = LSQQuantizer,
 ) -> tuple[nn.Module, Conversion]:
     """A quantized copy of `model` and what was done; weights' step sizes are set, activations' want `calibrate`.
@@ -108,18 +120,20 @@ def quantize_model(
     first_last_bits: bits of the ends; None treats them like the rest.
     per_channel: one weight step size per output channel.
     overrides: name pattern (as in `fnmatch`) -> bits, or {"weight": bits, "act": bits}; a later pattern wins. Layers
-        carry their module's name, activations their ReLU's.
+        carry their module's name, activations their ReLU's; a layer's own input has its layer's name, as "act".
     count: see `LSQQuantizer`; for activations.
+    inputs: "auto" gives a layer whose input comes from no ReLU a site for it; "relu_only" leaves such inputs float.
 
     Raises `BrsweepError` for bits that no grid has, an option without effect, and a network that is quantized already,
     has nothing to quantize, or would change (see `find_places`, `copy_network`). Warns of `Conversion.warnings`.
     """
-    if any(hasattr(m, "weight_quantizer") or isinstance(m, QuantizedClippedReLU) for m in model.modules()):
-        raise BrsweepError("quantize_model: this network is quantized already; start from the float network")
+    _refuse_quantized(model)
+    if inputs not in INPUTS:
+        raise BrsweepError(f"inputs={inputs!r}: choose one of {', '.join(INPUTS)}")
     model, places = find_places(copy_network(model))
     _refuse_nothing(model, places)
-    policy = Policy(places, weight_bits, act_bits, first_last_bits, overrides or {})
-    image_layer = policy.image_layer(input_bits)
+    policy = Policy(places, weight_bits, act_bits, first_last_bits, overrides or {}, own_inputs=inputs == AUTO)
+    own_inputs = policy.input_bits(input_bits)
     weights = {id(p): p.numel() for p in model.parameters() if p.dim() > 1}
     like = next(p for p in model.parameters() if p.dim() > 1)
     sites, left_float, low = [], dict(policy.left_float), set()
@@ -132,19 +146,20 @@ def quantize_model(
                 replace(model, name, ClippedReLU(clip))
         elif name in places.layers:
             _quantize(name, module, bits, per_channel, quantizer)
-            if name == image_layer:
-                module.input_quantizer = quantizer(bits=input_bits, signed=True, count=count).to(like)
-                sites.append(Site(INPUT_SITE, "act", module.input_quantizer, low=False))
+            if own_inputs.get(name) == FLOAT_BITS:
+                left_float[f"{name}.{INPUT}"] = ASKED
+            elif name in own_inputs:
+                module.input_quantizer = _of_both_signs(own_inputs[name], count, quantizer).to(like)
+                sites.append(Site(f"{name}.{INPUT}", "act", module.input_quantizer, policy.input_is_low(name)))
             sites.append(Site(name, "weight", module.weight_quantizer, low=is_low))
             low |= {id(module.weight)} if is_low else set()
         else:
             replace(model, name, QuantizedClippedReLU(bits, clip, count=count, quantizer=quantizer).to(like))
             sites.append(Site(name, "act", model.get_submodule(name).quantizer, low=is_low))
-    float_inputs = tuple(name for name in places.float_inputs if name not in left_float)
+    float_inputs = tuple(name for name in places.float_inputs if name not in left_float and name not in own_inputs)
     counts = (sum(weights.values()), sum(weights[key] for key in low))
-    done = Conversion(
-        tuple(sites), left_float, float_inputs, policy.float_ends, *counts, places.untraced, places.unchecked
-    )
+    told = (policy.float_ends, *counts, places.untraced, places.unchecked)
+    done = Conversion(tuple(sites), left_float, float_inputs, *told)
     for line in done.warnings:
         warnings.warn(line, stacklevel=2)
     return model, done
@@ -161,6 +176,11 @@ def clip_relus(model: nn.Module, clip_value: float | None) -> nn.Module:
     return model
 
 
+def _refuse_quantized(model: nn.Module) -> None:
+    if any(hasattr(m, "weight_quantizer") or isinstance(m, QuantizedClippedReLU) for m in model.modules()):
+        raise BrsweepError("quantize_model: this network is quantized already; start from the float network")
+
+
 def _refuse_nothing(model: nn.Module, places: Places) -> None:
     weights = any(p.dim() > 1 for p in model.parameters())
     if not weights or not places.order:
@@ -173,6 +193,12 @@ def _quantize(name: str, module: nn.Module, bits: int, per_channel: bool, quanti
         quantize_layer(module, bits, per_channel, quantizer)
     except BrsweepError as error:
         raise BrsweepError(f"{name}: {error}") from None
+
+
+def _of_both_signs(bits: int, count: str, quantizer: QuantizerFactory) -> nn.Module:
+    """A quantizer for values that may be negative: with an offset an unsigned grid reaches them, else a signed one."""
+    made = quantizer(bits=bits, signed=False, count=count)
+    return made if getattr(made, "offset", None) is not None else quantizer(bits=bits, signed=True, count=count)
 
 
 def _own_clip(module: nn.Module) -> float | None:

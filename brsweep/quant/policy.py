@@ -18,10 +18,13 @@ Bits = int | Mapping[str, int]
 class Policy:
     """Which bits each place gets."""
 
-    def __init__(self, places: Places, weight_bits, act_bits, first_last_bits, overrides) -> None:
+    def __init__(self, places: Places, weight_bits, act_bits, first_last_bits, overrides, own_inputs: bool) -> None:
+        """own_inputs: a layer whose input comes from no ReLU has a site for it."""
         self.places, self.weight_bits, self.act_bits = places, weight_bits, act_bits
         self.first_last_bits, self.overrides = first_last_bits, overrides
-        ends = (*places.ends, *places.activations[-1:])
+        self.own_inputs = places.float_inputs if own_inputs else ()
+        last_has_own = bool(set(places.ends[-1:]) & set(self.own_inputs))
+        ends = (*places.ends, *(() if last_has_own else places.activations[-1:]))
         self.ends = frozenset(ends if first_last_bits is not None else ())
         self.left_float = {name: self._reason(name) for name in places.left_float}
         self.float_ends = tuple(name for name in places.ends if self.left_float.get(name, ASKED) != ASKED)
@@ -45,14 +48,25 @@ class Policy:
         unknown = set(override) - set(KINDS) if isinstance(override, Mapping) else ()
         if unknown:
             raise BrsweepError(f"quant.overrides: {pattern} sets {sorted(unknown)}; choose from {', '.join(KINDS)}")
+        for kind in override if isinstance(override, Mapping) else ():
+            with_kind = (*self.places.layers, *self.left_float) if kind == "weight" else self._with_values()
+            if not set(matching) & set(with_kind):
+                raise BrsweepError(f"quant.overrides: {pattern} sets {kind!r}, and {matching[0]} has none to quantize")
         if not set(matching) & set(self.places.order) and self.left_float[matching[0]] != ASKED:
             reason = self.places.left_float[matching[0]]
             raise BrsweepError(
                 f"quant.overrides: {matching[0]} can't be quantized ({reason}); {FLOAT_BITS} leaves it so"
             )
 
+    def _with_values(self) -> tuple[str, ...]:
+        """Places whose "act" can be set."""
+        return (*self.places.activations, *self.own_inputs)
+
     def bits(self, name: str) -> int:
-        kind = "weight" if name in self.places.layers else "act"
+        """Of a layer's weight, or of a ReLU's values."""
+        return self._bits(name, "weight" if name in self.places.layers else "act")
+
+    def _bits(self, name: str, kind: str) -> int:
         bits = self.weight_bits if kind == "weight" else self.act_bits
         if name in self.ends and bits != FLOAT_BITS:
             bits = self.first_last_bits
@@ -61,8 +75,17 @@ class Policy:
             Grid(bits, signed=kind == "weight")
         return bits
 
-    def image_layer(self, input_bits: int) -> str | None:
-        """The layer whose input is the image, where that is to be quantized."""
+    def input_bits(self, image_bits: int) -> dict[str, int]:
+        """Layer -> bits of its own input: the image, where that is to be quantized, and what comes from no ReLU."""
+        image = self._image_layer(image_bits)
+        found = {name: self._bits(name, "act") for name in self.own_inputs if self.bits(name) != FLOAT_BITS}
+        return found | ({} if image is None else {image: image_bits})
+
+    def input_is_low(self, name: str) -> bool:
+        """Whether a layer's own input is at the low bit-width: the image is not, nor what is an end."""
+        return name not in self.ends and name not in self.places.ends[:1]
+
+    def _image_layer(self, input_bits: int) -> str | None:
         if input_bits == FLOAT_BITS:
             return None
         first = self.places.ends[0]

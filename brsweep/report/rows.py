@@ -181,7 +181,10 @@ def _row(
     quantizer = names[QUANTIZER][mine[QUANTIZER]] if mine[QUANTIZER] != words.LSQ_QUANTIZER else "LSQ"
     regularizer = names[REGULARIZER][mine[REGULARIZER]] if mine[REGULARIZER] != BIN_REGULARIZATION else "BR"
     in_force = regularizer if words.is_regularized(config) else None
-    return Row(words.bits(config).upper(), settings, runs, seeds, config, quantizer, in_force)
+    told = next((run.result for run in runs if run.result is not None), {}).get("float_inputs", 0)
+    counted = told is None or (isinstance(told, int) and told > 0)
+    label = words.bits_label(config, told if counted else 0)
+    return Row(label, settings, runs, seeds, config, quantizer, in_force)
 
 
 def _varied(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -135,7 +135,7 @@ def _train(run: Run, console: Console, watch: OnEpoch | None) -> dict[str, Any]:
         console.say(line)
     if config["schedule"]["freeze_alpha"] and config["reg"].get("backprop_to_alpha"):
         console.warn("freeze_alpha and reg.backprop_to_alpha contradict each other: freezing wins, alpha stands still")
-    tracker = _tracker(run, console)
+    tracker = _tracker(run, setup, console)
     steps = setup.tables.train.steps(config["data"]["batch_size"])
     last = run.stages[-1].name
     reporter = RunReporter(run.folder, run.full_name, console, tracker, watch, steps_per_epoch=steps, last_stage=last)
@@ -170,14 +170,14 @@ def _store(setup: Any) -> Store:
     return Store(Path(setup.config["store_dir"]), setup.device.type)
 
 
-def _tracker(run: Run, console: Console) -> Guarded | None:
+def _tracker(run: Run, setup: Any, console: Console) -> Guarded | None:
     if run.config["logger"].get(targets.TARGET) is None:
         return None
     info = RunInfo(
         name=run.name,
         sweep=run.config["sweep_name"],
         config=run.config,
-        tags=tags(run.config),
+        tags=tags(run.config, setup.conversion.float_input_count),
         id=run.folder.attempt_id(run.full_name),
         stage_ends=tuple(accumulate(stage.epochs for stage in run.stages)),
         stages=tuple(stage.name for stage in run.stages),

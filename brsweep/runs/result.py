@@ -47,6 +47,7 @@ def run_result(run: Run, setup: Any, state: Mapping[str, Any], learner: Any, tim
         "stages": {stage.name: stage.signature for stage in run.stages},
         "data": run.source.identity(),
         "images": _images(setup.tables),
+        "float_inputs": setup.conversion.float_input_count,
         **_versions(),
         **_git(),
         "config": dict(run.config),

@@ -25,6 +25,19 @@ def bits(config: Mapping[str, Any]) -> str:
     return f"w{config['quant']['weight_bits']}a{config['quant']['act_bits']}"
 
 
+def bits_label(config: Mapping[str, Any], float_inputs: int | None) -> str:
+    """`W2A2` where every input of a quantized layer is quantized; else how many are not.
+
+    >>> bits_label({"quant": {"weight_bits": 2, "act_bits": 2}}, 17)
+    'W2A2, 17 inputs float'
+    """
+    label, activations = bits(config).upper(), config["quant"]["act_bits"] != FLOAT_BITS
+    if not activations or float_inputs == 0:
+        return label
+    told = "inputs unknown" if float_inputs is None else f"{float_inputs} input{'s' * (float_inputs > 1)} float"
+    return f"{label}, {told}"
+
+
 def schedule(config: Mapping[str, Any]) -> str:
     """joint: BR from the first QAT epoch; s2: warm-up, then BR; s1: the same with frozen step sizes. And what comes to
     it: `s2-ladder`, `s2-distill`."""
@@ -49,9 +62,13 @@ def quantizer(config: Mapping[str, Any]) -> str:
     return "lsq" if node["_target_"] == LSQ_QUANTIZER else _last(node)
 
 
-def tags(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Bits, method and schedule; the method is the regularizer, or the quantizer where nothing regularizes."""
-    return (bits(config), regularizer(config) or quantizer(config), schedule(config))
+def tags(config: Mapping[str, Any], float_inputs: int | None) -> tuple[str, ...]:
+    """Bits, method and schedule; the method is the regularizer, or the quantizer where nothing regularizes.
+
+    float_inputs: as in `bits_label`.
+    """
+    label = bits_label(config, float_inputs).replace(bits(config).upper(), bits(config))
+    return (label, regularizer(config) or quantizer(config), schedule(config))
 
 
 def final_values(result: Mapping[str, Any]) -> dict[str, float | None]:

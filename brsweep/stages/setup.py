@@ -117,6 +117,11 @@ class Setup:
         tables = self.tables
         return Networks(self.config, len(tables.classes), tables.channels, tables.image_size, self.device)
 
+    @cached_property
+    def conversion(self) -> Conversion:
+        """What quantizing this network does."""
+        return self.networks.quantized_model()[1]
+
     def calibrate(self, model: nn.Module) -> None:
         """Set the activations' step sizes from the first training batches of an order of their own."""
         seed = seed_of(self.config["seed"], "calibrate")

@@ -133,7 +133,8 @@ def _about(
     """Raises `BrsweepError` where the configuration is none that this brsweep knows."""
     name = folder.path.name
     try:
-        sweep, words = str(config["sweep_name"]), tags(config)
+        sweep = str(config["sweep_name"])
+        words = tags(config, (folder.result() or {}).get("float_inputs", 0))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise BrsweepError(f"{folder.path / CONFIG}: not a configuration that this brsweep knows") from None
     return RunInfo(
