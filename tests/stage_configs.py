@@ -22,6 +22,7 @@ CONFIG = {
         "qat_lr_warmup_epochs": 0, "freeze_alpha": False, "ladder": [], "rung_epochs": 0,
     },
     "distill": {"weight": 0.0, "temperature": 4.0},
+    "freeze_weights": {"threshold": 0.0, "threshold_end": 0.01, "momentum": 0.001},
     "float_optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1},
     "qat_optimizer": {"_target_": "torch.optim.SGD", "lr": 0.01},
     "logger": {"_target_": None}, "seed": 42, "device": "cpu", "threads": 0, "precision": "float32",

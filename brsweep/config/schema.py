@@ -111,6 +111,13 @@ class Distill:
 
 
 @dataclass
+class FreezeWeights:
+    threshold: Any = by(number(0, below=1))
+    threshold_end: Any = by(number(0, below=1))
+    momentum: Any = by(number(0, most=1.0, above=True))
+
+
+@dataclass
 class Config:
     model: Any = by(part)
     data: Any = by(part)
@@ -118,6 +125,7 @@ class Config:
     reg: Any = by(part)
     schedule: Schedule = by(Schedule)
     distill: Distill = by(Distill)
+    freeze_weights: FreezeWeights = by(FreezeWeights)
     float_optimizer: Any = by(part)
     qat_optimizer: Any = by(part)
     logger: Any = by(part)
@@ -160,6 +168,12 @@ def check_rules(config: Mapping[str, Any]) -> None:
     if schedule["ladder"] and not schedule["rung_epochs"]:
         raise BrsweepError(
             "schedule.ladder: its rungs have no epochs to train; give schedule.rung_epochs, or take schedule=ladder"
+        )
+    freezing = config["freeze_weights"]
+    if 0 < freezing["threshold"] < freezing["threshold_end"]:
+        raise BrsweepError(
+            f"freeze_weights.threshold_end={freezing['threshold_end']}: the threshold falls, and it begins at "
+            f"{freezing['threshold']}; take less"
         )
     if schedule["freeze_alpha"] and not schedule["warmup_epochs"]:
         raise BrsweepError(

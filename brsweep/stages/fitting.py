@@ -24,6 +24,7 @@ from brsweep.quant.sites import Site
 from brsweep.stages.determinism import Watch
 from brsweep.stages.setup import TABLE_OPTIONS
 from brsweep.training.checkpoint import load_pretrained
+from brsweep.training.freezing import check_freezable
 from brsweep.training.optim import build_optimizer
 from brsweep.training.schedule import seed_of
 
@@ -51,6 +52,8 @@ def check_together(config: Mapping[str, Any], source: Any, strict: bool = False)
         quantized, done = _made("quant", node, lambda: quantize_model(model, quantizer=quantizer, **quant))
         regularizer = targets.build("reg", config["reg"])
         regularizer.check(done.sites)
+        if config["freeze_weights"]["threshold"]:
+            check_freezable(done.sites)
         if strict:
             kernels.use("reference")  # on the CPU, where this is tried
             try:

@@ -36,13 +36,13 @@ ELSEWHERE = ("device",)
 FLOAT_BLIND = (
     "quant", "reg", "qat_optimizer", "kernels", "calibration_batches",
     "schedule.warmup_epochs", "schedule.qat_epochs", "schedule.qat_lr_warmup_epochs", "schedule.freeze_alpha",
-    "schedule.ladder", "schedule.rung_epochs", "distill", *REPORTING, *ELSEWHERE,
+    "schedule.ladder", "schedule.rung_epochs", "distill", "freeze_weights", *REPORTING, *ELSEWHERE,
 )  # fmt: skip
 QAT_BLIND = (
     "float_optimizer", "schedule.float_epochs", "schedule.float_lr_warmup_epochs", "schedule.ladder",
     "schedule.rung_epochs", *REPORTING, *ELSEWHERE,
 )  # fmt: skip
-WARMUP_BLIND = (*QAT_BLIND, "reg", "schedule.freeze_alpha")
+WARMUP_BLIND = (*QAT_BLIND, "reg", "schedule.freeze_alpha", "freeze_weights")
 RUNG_BLIND = (*WARMUP_BLIND, "schedule.warmup_epochs", "schedule.qat_epochs")
 
 
@@ -55,6 +55,7 @@ class Stage:
     bits: of its weights and activations; None for a float network. A quantized stage that follows one of other bits
         quantizes that one's latent weights anew, and calibrates.
     regularized: the penalty is part of its loss. freezes_alphas: the step sizes stand still from its beginning on.
+    freezes_weights: those that oscillate are held where they are.
     distilled: the float stage's network is its teacher.
     optimizer: which of the two, "float_optimizer" or "qat_optimizer".
     """
@@ -68,6 +69,7 @@ class Stage:
     bits: tuple[int, int] | None = None
     regularized: bool = False
     freezes_alphas: bool = False
+    freezes_weights: bool = False
     distilled: bool = False
     optimizer: str = "float_optimizer"
 
@@ -88,12 +90,14 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with every field that has no effect at its plainest value, so that equal runs look equal."""
     config = copy.deepcopy(dict(config))
     config["device"] = config["device"].partition(":")[0]  # which of several like ones
-    reg, schedule, distill = config["reg"], config["schedule"], config["distill"]
+    reg, schedule, distill, freezing = (config[key] for key in ("reg", "schedule", "distill", "freeze_weights"))
     schedule["ladder"] = rungs(config)
     if not schedule["ladder"]:
         schedule["rung_epochs"] = 0
     if not distill["weight"]:
         distill["temperature"] = 1.0
+    if not freezing["threshold"]:
+        freezing["threshold_end"] = freezing["momentum"] = 0.0
     if reg.get("_target_") != BIN_REGULARIZATION:
         return config
     if schedule["freeze_alpha"] or not _is_regularized(config):
@@ -170,6 +174,7 @@ def _outline(config: Mapping[str, Any]) -> list[tuple[Stage, tuple[str, ...]]]:
     if warmup:
         found.append((Stage(WARMUP, 0, warmup, epochs, rising, **quantized), WARMUP_BLIND))
     last = {"regularized": _is_regularized(config), "freezes_alphas": schedule["freeze_alpha"]}
+    last["freezes_weights"] = config["freeze_weights"]["threshold"] > 0
     found.append((Stage(REGULARIZED, warmup, epochs, epochs, rising, **quantized, **last), QAT_BLIND))
     return found
 

@@ -40,7 +40,7 @@ def check_parts(config: Mapping[str, Any], device: bool = True, source: Any = No
     for key in ("output_dir", "store_dir"):
         _check_writable(key, Path(config[key]))
     check_signatures(config)
-    data = ("data", "model", "float_optimizer", "qat_optimizer", "quant", "reg", "pretrained")
+    data = ("data", "model", "float_optimizer", "qat_optimizer", "quant", "reg", "freeze_weights", "pretrained")
     strict = found is not None and found.type == "cuda" and config["deterministic"]
     key = digest({name: config[name] for name in (*data, "pretrained_replace_head", "output_dir")} | {"strict": strict})
     if key not in _sound:

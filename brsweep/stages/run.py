@@ -121,6 +121,8 @@ def _prepare(setup: Setup, stage: Stage, parent: dict[str, Any] | None, folder: 
     if saved is not None:
         learner.model.load_state_dict(saved["model"])
         learner.optimizer.load_state_dict(saved["optimizer"])
+        if learner.freezing is not None:
+            learner.freezing.load_state_dict(saved["freezing"])
         state = saved
         reporter.say(f"{stage.name}: goes on after epoch {saved['done']} of {stage.last}")
     elif probe is not None:
@@ -141,8 +143,14 @@ def _begin_qat(setup: Setup, stage: Stage, parent: dict[str, Any], reporter: Rep
             reporter.warn(line)
     regularizer = setup.regularizer() if stage.regularized else None
     teacher = setup.teacher(parent.get("teacher", parent["model"])) if stage.distilled else None
+    freezing = setup.freezing(model, conversion.sites) if stage.freezes_weights else None
     learner = setup.learner(
-        model, stage.optimizer, sites=conversion.sites, regularizer=regularizer, teacher=teacher
+        model,
+        stage.optimizer,
+        sites=conversion.sites,
+        regularizer=regularizer,
+        teacher=teacher,
+        freezing=freezing,
     )
     if goes_on:
         learner.optimizer.load_state_dict(parent["optimizer"])
@@ -210,7 +218,9 @@ def _finish(training: InTraining, setup: Setup, reporter: Reporter) -> dict[str,
 
 def _snapshot(training: InTraining, progress: Progress) -> None:
     """Bring the state up to date: what a checkpoint holds."""
+    freezing = training.learner.freezing
     training.state.update(
+        freezing=None if freezing is None else freezing.state_dict(),
         model=training.learner.model.state_dict(),
         optimizer=training.learner.optimizer.state_dict(),
         done=progress.done,

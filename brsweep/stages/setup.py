@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -18,8 +18,10 @@ from brsweep.errors import BrsweepError
 from brsweep.models.build import build_model
 from brsweep.quant.calibration import calibrate
 from brsweep.quant.convert import Conversion, clip_relus, quantize_model
+from brsweep.quant.sites import Site
 from brsweep.stages.device import find_device, layer_work, set_threads, set_workspace, settle
 from brsweep.training.checkpoint import load_pretrained
+from brsweep.training.freezing import WeightFreezing
 from brsweep.training.measure import Probe
 from brsweep.training.optim import build_optimizer
 from brsweep.training.schedule import seed_of
@@ -142,6 +144,9 @@ class Setup:
     def teacher(self, state: Mapping[str, Tensor]) -> nn.Module:
         """The float network of that state, for soft labels."""
         return self.networks.float_model(state).eval().requires_grad_(False)
+
+    def freezing(self, model: nn.Module, sites: Sequence[Site]) -> WeightFreezing:
+        return WeightFreezing(model, sites, **self.config["freeze_weights"])
 
     def regularizer(self) -> Any:
         return targets.build("reg", self.config["reg"])

@@ -88,6 +88,7 @@ def fit(
             "task_loss": totals.task_loss,
             **_accuracies(learner, tables),
             **_penalties(learner, layers, totals, lambdas),
+            **({"frozen_share": learner.freezing.share()} if learner.freezing else {}),
             "time_s": time.perf_counter() - began,
         }
         if layers:
@@ -116,9 +117,12 @@ def _train_epoch(
         for step, (images, labels) in enumerate(tables.train.augmented(batch_size, seed)):
             done = epoch * steps + step
             set_lr(learner.optimizer, lr_factor(done, span.epochs * steps, span.lr_warmup_epochs * steps))
+            progress = (done - span.first * steps) / ((span.last - span.first) * steps)
             if learner.regularizer is not None:
-                lambdas = learner.regularizer.lambdas((done - span.first * steps) / ((span.last - span.first) * steps))
+                lambdas = learner.regularizer.lambdas(progress)
             train_step(learner, images, labels, lambdas, totals, step)
+            if learner.freezing is not None:
+                learner.freezing.after_step(progress)
             if changes is not None:
                 changes.after_step(step)
             shown.advance()

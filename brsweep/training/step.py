@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brsweep.quant.sites import Site
+from brsweep.training.freezing import WeightFreezing
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Learner:
     """What a stage trains with. `regularizer` is None in the float and warm-up stages, and for LSQ alone.
 
     teacher: the float network in evaluation mode, whose soft labels count with distill_weight at temperature.
+    freezing: what holds weights that oscillate, after each step; None where nothing does.
     """
 
     model: nn.Module
@@ -32,6 +34,7 @@ class Learner:
     teacher: nn.Module | None = None
     distill_weight: float = 0.0
     temperature: float = 1.0
+    freezing: WeightFreezing | None = None
 
     @cached_property
     def forward(self) -> Callable[[Tensor], Tensor]:
