@@ -100,7 +100,7 @@ def test_the_status_table_shows_what_each_run_is_apart_by(tmp_path, capsys):
     status([str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[:3]] == [
-        ["run", "state", "epoch", "accuracy", "left"],
+        ["run", "state", "epoch", "validation", "test", "left"],
         ["a", "failed", "0/6", "out", "of", "luck"],
         ["b", "missing", "0/6", "reg.lambda_act=10"],
     ]

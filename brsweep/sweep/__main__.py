@@ -16,18 +16,18 @@ from brsweep.runs.words import printable
 from brsweep.sweep.manifest import runs_of
 from brsweep.sweep.screen import duration, percent, progress
 
-COLUMNS = ("run", "state", "epoch", "accuracy", "left", "")
+COLUMNS = ("run", "state", "epoch", "validation", "test", "left", "")
 
 
 def table(runs: Sequence[RunStatus]) -> str:
-    """A line for each run and one that counts their states. Accuracy is a finished run's on the test set, else on the
-    validation split."""
+    """A line for each run and one that counts their states. Validation is a finished run's best epoch, else the last
+    one; test is a finished run's alone."""
     common = set.intersection(*(set(run.overrides) for run in runs))
     rows = [COLUMNS]
     for run in runs:
         words = run.cause or " ".join(o for o in run.overrides if o not in common)
-        left = duration(run.time_left_s)
-        rows.append((printable(run.name), run.state, progress(run), percent(run.accuracy), left, words))
+        accuracies = percent(run.val_accuracy), percent(run.test_accuracy)
+        rows.append((printable(run.name), run.state, progress(run), *accuracies, duration(run.time_left_s), words))
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     counts = ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in runs).items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from brsweep.runs.status import RunStatus, run_status
 from brsweep.stages.plan import outline
@@ -60,13 +61,17 @@ class LiveTable(Lines):
         if time.monotonic() - self._drawn < REDRAW_S:
             return
         self._drawn = time.monotonic()
+        self._live.update(self.picture(running, left), refresh=True)
+
+    def picture(self, running: Sequence[Task], left: int) -> Any:
+        """The table, for rich to draw."""
         from rich.table import Table
 
         table = Table("running", "epoch", "validation", "left", caption=f"{left} of the sweep's tasks to end")
         for task in running:
             status = run_status(task.folder.path, {"epochs": _epochs_upto(task)})
-            table.add_row(task.name, progress(status), percent(status.accuracy), duration(status.time_left_s))
-        self._live.update(table, refresh=True)
+            table.add_row(task.name, progress(status), percent(status.val_accuracy), duration(status.time_left_s))
+        return table
 
     def close(self) -> None:
         self._live.stop()
