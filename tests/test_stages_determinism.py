@@ -169,7 +169,7 @@ def test_the_check_before_a_run_asks_where_it_would_train_on_cuda(tmp_path, monk
     from brsweep.stages import preflight
 
     asked = []
-    monkeypatch.setattr(preflight, "check_together", lambda config, source, strict: asked.append(strict))
+    monkeypatch.setattr(preflight, "check_together", lambda config, source, strict, made: asked.append(strict))
     monkeypatch.setattr(preflight.kernels, "use", lambda *_: None)
     monkeypatch.setattr(preflight, "_sound", set())
     for here, typed in (("cpu", "true"), ("cuda", "true"), ("cuda", "false")):

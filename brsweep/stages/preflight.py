@@ -29,12 +29,15 @@ from brsweep.training.optim import GROUP_OPTIONS
 _sound: set[str] = set()
 
 
-def check_parts(config: Mapping[str, Any], device: bool = True, source: Any = None) -> None:
+def check_parts(
+    config: Mapping[str, Any], device: bool = True, source: Any = None, made: dict[str, Any] | None = None
+) -> None:
     """Raise `BrsweepError` unless the run can begin: its places can be written, every target exists and takes its
     arguments, the parts can be made and fit the data, and device and kernels are there.
 
     device: false leaves out device, kernels and compiler, for runs that will train on another machine.
-    source: the run's data where it is at hand already.
+    source: the run's data where it is at hand already. made: for the points of a grid, one mapping for all of them,
+        empty at first: networks that neighbours have in common are built once.
     """
     found = _check_device(config) if device else None
     for key in ("output_dir", "store_dir"):
@@ -44,7 +47,7 @@ def check_parts(config: Mapping[str, Any], device: bool = True, source: Any = No
     strict = found is not None and found.type == "cuda" and config["deterministic"]
     key = digest({name: config[name] for name in (*data, "pretrained_replace_head", "output_dir")} | {"strict": strict})
     if key not in _sound:
-        check_together(config, source, strict)
+        check_together(config, source, strict, made)
         _sound.add(key)
 
 

@@ -6,7 +6,7 @@ The same for every engine: points that are one run are one run, finished runs an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,12 @@ from brsweep.sweep.manifest import add_to_manifest
 from brsweep.sweep.tree import Task, epochs_apart, grow
 
 ONE_PER_SWEEP = ("sweep_name", "output_dir", "store_dir", "force", "stale")
-PARTS = ("model", "reg", "float_optimizer", "qat_optimizer", "logger", "quant", "device", "kernels")
+NETWORK = ("model", "data", "pretrained", "pretrained_replace_head")
+PARTS = (
+    *NETWORK, "quant", "reg", "float_optimizer", "qat_optimizer", "logger", "device", "kernels", "deterministic",
+    "precision", "compile",
+)  # fmt: skip
+"""What of a configuration is checked before anything starts; the seed is none of it."""
 
 
 class Point(NamedTuple):
@@ -167,16 +172,25 @@ def check_grid(plan: SweepPlan, device: bool = True) -> None:
     """
     from brsweep.stages.preflight import check_parts
 
-    seen = set()
+    checked: dict[str, Run] = {}
     for run in plan.runs:
-        parts = digest({key: run.config[key] for key in PARTS})
-        if parts in seen or run.name in plan.finished:
-            continue
-        seen.add(parts)
+        if run.name not in plan.finished:
+            checked.setdefault(digest({key: run.config[key] for key in PARTS}), run)
+    made: dict[str, Any] = {}
+    for run in _neighbours(checked.values()):
         try:
-            check_parts(run.config, device, run.source)
+            check_parts(run.config, device, run.source, made)
         except BrsweepError as error:
             raise BrsweepError(f"{error} (at {plan.words[run.name]}; nothing was started)") from None
+
+
+def _neighbours(runs: Iterable[Run]) -> list[Run]:
+    """Runs of one network next to each other, and among them those that quantize it alike."""
+    groups: dict[str, dict[str, list[Run]]] = {}
+    for run in runs:
+        network = groups.setdefault(digest([run.config[key] for key in NETWORK]), {})
+        network.setdefault(digest(run.config["quant"]), []).append(run)
+    return [run for network in groups.values() for alike in network.values() for run in alike]
 
 
 def _alone(overrides: Sequence[str]) -> list[str]:
