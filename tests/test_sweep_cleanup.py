@@ -100,8 +100,8 @@ def test_the_status_table_shows_what_each_run_is_apart_by(tmp_path, capsys):
     status([str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[:3]] == [
-        ["run", "state", "epoch", "validation", "test", "left"],
-        ["a", "failed", "0/6", "out", "of", "luck"],
-        ["b", "missing", "0/6", "reg.lambda_act=10"],
+        ["state", "epoch", "validation", "test", "left", "run"],
+        ["failed", "0/6", "a", "out", "of", "luck"],
+        ["missing", "0/6", "b", "reg.lambda_act=10"],
     ]
     assert lines[3] == "2 runs: 1 failed, 1 missing"

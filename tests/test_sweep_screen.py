@@ -47,6 +47,6 @@ def test_validation_is_validation_also_of_a_run_that_has_just_finished(tmp_path)
 def test_the_status_has_validation_and_test_apart(tmp_path):
     run_task(tmp_path, "a", 3), run_task(tmp_path, "b", 10, val_accuracy=0.5, test_accuracy=0.75)
     head, first, second, _ = (line.split() for line in table(runs_of(tmp_path / "s", pytest.fail)).splitlines())
-    assert head[:5] == ["run", "state", "epoch", "validation", "test"]
-    assert first[:4] == ["a", "stopped", "3/10", "25.00%"] and "50.00%" in second and second.index("50.00%") == 3
-    assert second[4] == "75.00%"
+    assert head == ["state", "epoch", "validation", "test", "left", "run"]
+    assert first == ["stopped", "3/10", "25.00%", "a"]
+    assert second == ["finished", "10/10", "50.00%", "75.00%", "b"]

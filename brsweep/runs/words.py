@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from brsweep.quant.grid import FLOAT_BITS
 from brsweep.stages.plan import BIN_REGULARIZATION, Stage, rungs
+
+if TYPE_CHECKING:
+    from brsweep.runs.status import RunStatus
 
 LSQ_QUANTIZER = "brsweep.quant.lsq.LSQQuantizer"
 
@@ -78,6 +81,21 @@ def alpha_control(config: Mapping[str, Any]) -> str:
     if not reg["backprop_to_alpha"]:
         return "trained by the task alone; BR's gradient is kept from it"
     return f"trained by the task and by BR (gradient {reg['alpha_grad_scale']}): levels move while BR clusters to them"
+
+
+def progress(status: RunStatus) -> str:
+    """`3/20`, or `3/?` where nothing tells how many epochs there are."""
+    return f"{status.done}/{'?' if status.total is None else status.total}"
+
+
+def duration(seconds: float | None) -> str:
+    """`1 h 05 min`, `3 min`, `20 s`; nothing for None."""
+    if seconds is None:
+        return ""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def printable(text: str) -> str:

@@ -17,7 +17,8 @@ from brsweep.runs.folder import RunFolder
 from brsweep.runs.run import Run, finished_elsewhere, finished_result, sweeps_in
 from brsweep.stages.signature import digest
 from brsweep.stages.store import stores
-from brsweep.sweep.manifest import add_to_manifest
+from brsweep.sweep.manifest import add_to_manifest, stages_of
+from brsweep.sweep.shared import STAGES
 from brsweep.sweep.tree import Task, epochs_apart, grow
 
 ONE_PER_SWEEP = ("sweep_name", "output_dir", "store_dir", "force", "stale")
@@ -70,7 +71,11 @@ class SweepPlan:
             }
             for run in self.runs
         ]
-        add_to_manifest(self.path, self.runs[0].config["sweep_name"], command, runs)
+        shared = {task.name: task.epochs_at_end for task in self.tasks if task.upto is not None}
+        add_to_manifest(self.path, self.runs[0].config["sweep_name"], command, runs, shared)
+        for stage in stages_of(self.path):
+            if f"{STAGES}/{stage.status.name}" not in shared:  # in the store by now, whoever trained it
+                RunFolder(stage.status.path).forget_failure()
         for run in self.runs:
             if run.name in self.elsewhere:
                 with run.folder.locked():
