@@ -16,9 +16,9 @@ from brsweep.errors import BrsweepError
 from brsweep.models.vgg import vgg_small
 from brsweep.quant import calibrate, quantize_model
 from brsweep.regularizers import BinRegularization
-from brsweep.runs.run import data_source
 from brsweep.stages.determinism import CALLED, DIFFERENTIATED, Watch
 from brsweep.stages.fitting import check_together
+from brsweep.stages.source import data_source
 from brsweep.training.evaluate import evaluate
 from brsweep.training.optim import build_optimizer
 from brsweep.training.step import Learner, Totals, train_step

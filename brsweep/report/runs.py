@@ -83,7 +83,7 @@ class ReportedRun:
 
     @property
     def data_set(self) -> str:
-        return self.config["data"]["_target_"].rpartition(".")[2].lower() if self.config else "unknown"
+        return words.printable(words.data_name(self.config)) if self.config else "unknown"
 
     @property
     def counts(self) -> bool:

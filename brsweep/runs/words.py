@@ -19,8 +19,17 @@ def readable_name(config: Mapping[str, Any]) -> str:
     what the words don't."""
     reg = config["reg"]
     lambdas = f"lw{reg['lambda_weight']:g}-la{reg['lambda_act']:g}"
-    net, data, seed = _last(config["model"]), _last(config["data"]), f"s{config['seed']}"
+    net, data, seed = _last(config["model"]), data_name(config), f"s{config['seed']}"
     return "-".join((net, data, bits(config), schedule(config), lambdas, seed))
+
+
+def data_name(config: Mapping[str, Any]) -> str:
+    """What folders and tables call the data: `digits`, or the name that was given; of a part of it, which one:
+    `digits-50perclass`, `digits-quick`."""
+    data = config["data"]
+    limit = f"{data['limit']}perclass" if data.get("limit") else ""
+    name = str(data.get("name") or _last(data))
+    return "-".join(filter(None, [name, limit, "quick" if config.get("quick") else ""]))
 
 
 def bits(config: Mapping[str, Any]) -> str:
@@ -54,7 +63,8 @@ def quantizer(config: Mapping[str, Any]) -> str:
 
 def tags(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Bits, method and schedule; the method is the regularizer, or the quantizer where nothing regularizes."""
-    return (bits(config), regularizer(config) or quantizer(config), schedule(config))
+    quick = ("quick",) if config.get("quick") else ()
+    return (bits(config), regularizer(config) or quantizer(config), schedule(config), *quick)
 
 
 def final_values(result: Mapping[str, Any]) -> dict[str, float | None]:
@@ -119,8 +129,9 @@ def settings_lines(config: Mapping[str, Any], setup: Any, stages: Sequence[Stage
     where = f"{setup.device}, {threads(config, setup)}, {config['precision']}"
     unused = config["schedule"]["ladder"] and not rungs(config)
     return [
+        *(["quick=true: a first try, whose results stand apart from all others"] if config.get("quick") else []),
         *([f"schedule.ladder has no rung above {bits(config)}, so there is none"] if unused else []),
-        f"data {_last(config['data'])}: {len(tables.train)} training, {val} validation, {len(tables.test)} test images",
+        f"data {data_name(config)}: {len(tables.train)} training, {val} validation, {len(tables.test)} test images",
         f"net {_last(config['model'])}, {bits(config)}{'' if ends in (None, FLOAT_BITS) else f', ends {ends} bits'}; "
         f"{where}; kernels {kernels.chosen(setup.device.type)}",
         f"epochs {plan}; lambda_weight={reg['lambda_weight']:g} lambda_act={reg['lambda_act']:g}; "

@@ -26,13 +26,11 @@ from brsweep.quant.calibration import calibrate
 from brsweep.quant.convert import Conversion, clip_relus, quantize_model
 from brsweep.quant.sites import Site
 from brsweep.stages.determinism import Watch
-from brsweep.stages.setup import TABLE_OPTIONS
 from brsweep.stages.signature import digest
+from brsweep.stages.source import data_source, source_node
 from brsweep.training.checkpoint import load_pretrained
 from brsweep.training.optim import build_optimizer
 from brsweep.training.schedule import seed_of
-
-DATA_OPTIONS = (*TABLE_OPTIONS, "batch_size")
 
 
 def check_together(
@@ -76,10 +74,9 @@ def _once(made: dict[str, tuple[str, Any]], kind: str, key: str, make: Callable[
 
 def _look_at_data(config: Mapping[str, Any], source: Any) -> tuple[tuple[int, int, int], int, int]:
     """Shape of an image, number of classes, and of training images. Raises `BrsweepError` where options don't fit."""
-    node = {key: value for key, value in config["data"].items() if key not in DATA_OPTIONS}
     options = config["data"]
-    source = targets.build("data", node) if source is None else source
-    images = _made("data", node, lambda: source.load())
+    source = data_source(config) if source is None else source
+    images = _made("data", source_node(config), lambda: source.load())
     height, width, channels = images.train_images.shape[1:]
     kept, held_out = split_indices(images.train_labels, options["val_fraction"], options["split_seed"])
     if options["val_fraction"] and not len(held_out):

@@ -22,8 +22,9 @@ from brsweep import kernels, targets
 from brsweep.arguments import check_arguments
 from brsweep.errors import BrsweepError
 from brsweep.stages.device import check_device, set_workspace
-from brsweep.stages.fitting import DATA_OPTIONS, check_together
+from brsweep.stages.fitting import check_together
 from brsweep.stages.signature import digest
+from brsweep.stages.source import source_node
 from brsweep.training.optim import GROUP_OPTIONS
 
 _sound: set[str] = set()
@@ -56,7 +57,7 @@ def check_signatures(config: Mapping[str, Any]) -> None:
     model = targets.locate("model", config["model"][targets.TARGET])
     offered = {"in_channels": 3, "image_size": (32, 32)}  # of the data, where the factory's signature names them
     _check("model", config["model"], num_classes=2, **{k: offered[k] for k in _named(model) & offered.keys()})
-    _check("data", {key: value for key, value in config["data"].items() if key not in DATA_OPTIONS})
+    _check("data", source_node(config))
     _check("reg", config["reg"])
     for which in ("float_optimizer", "qat_optimizer"):
         _check(which, {k: v for k, v in config[which].items() if k not in GROUP_OPTIONS}, params=[], lr=1.0)

@@ -73,9 +73,10 @@ class SweepPlan:
         ]
         shared = {task.name: task.epochs_at_end for task in self.tasks if task.upto is not None}
         add_to_manifest(self.path, self.runs[0].config["sweep_name"], command, runs, shared)
+        mine = {stage.signature for run in self.runs for stage in run.stages}
         for stage in stages_of(self.path):
-            if f"{STAGES}/{stage.status.name}" not in shared:  # in the store by now, whoever trained it
-                RunFolder(stage.status.path).forget_failure()
+            if stage.signature in mine and f"{STAGES}/{stage.status.name}" not in shared:
+                RunFolder(stage.status.path).forget_failure()  # it is in the store by now, whoever trained it
         for run in self.runs:
             if run.name in self.elsewhere:
                 with run.folder.locked():
