@@ -10,6 +10,7 @@ import small_runs
 from commands import TINY, call
 from stage_configs import CONFIG
 
+from benchmarks.synthetic_sweep import write_run
 from brsweep.config.quick import shortened
 from brsweep.data.limit import Handful, Limited, first_of_each_class
 from brsweep.data.synthetic import Synthetic
@@ -92,3 +93,11 @@ def test_a_quick_run_ends_with_its_report_and_stands_in_no_table_with_others(tmp
     tables = [judge(cohort) for cohort in cohorts(read_sweeps([tmp_path / "s"])[0])]
     assert sorted(len(judged.cohort.runs) for judged in tables) == [1, 1]
     assert {judged.cohort.data.endswith("quick=256") for judged in tables} == {True, False}
+
+
+def test_a_name_of_the_data_stands_in_folders_and_in_tables(tmp_path):
+    folder = write_run(tmp_path / "s", {"data.name": "leaves"})
+    (cohort,) = cohorts(read_sweeps([tmp_path / "s"])[0])
+    assert "-leaves-" in folder.name and cohort.data == "leaves (digits-1)"
+    (plain,) = cohorts(read_sweeps([write_run(tmp_path / "t", {}).parent])[0])
+    assert plain.data == "digits-1"
