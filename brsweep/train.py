@@ -6,6 +6,8 @@ Hydra.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -23,6 +25,10 @@ def task(cfg: DictConfig) -> None:
     from brsweep.runs.execution import execute
 
     execute(config)
+    if config.get("quick"):
+        from brsweep.report.answer import close
+
+        close(Path(config["output_dir"]) / config["sweep_name"], [config])
 
 
 def main() -> None:

@@ -36,7 +36,8 @@ BELOW["sweep"] = BELOW["runs"] | {"runs", "memory"}
 BELOW["report"] = BELOW["sweep"] | {"sweep"}
 BELOW["export"] = BELOW["report"] | {"report"}
 BELOW["config"] = BELOW["sweep"] | {"sweep"}
-BELOW["train"] = BELOW["search"] = BELOW["config"] | {"config"}
+BELOW["search"] = BELOW["config"] | {"config"}
+BELOW["train"] = BELOW["search"] | {"report"}
 """Room -> the rooms that it may import, beside itself."""
 
 TORCHLESS = (
@@ -47,13 +48,15 @@ TORCHLESS = (
     "stages/plan",
     "stages/signature",
     "stages/store",
+    "stages/source",
     "targets",
     "arguments",
     "errors",
 )
 TORCHLESS += tuple(f"search/{name}" for name in ("__main__", "settings", "space", "study", "loop"))
 TORCHLESS += ("report",)
-TORCHLESS += tuple(f"data/{name}" for name in ("synthetic", "digits", "downloads", "image_folder", "images", "split"))
+TORCHLESS += tuple(f"data/{name}" for name in ("synthetic", "digits", "downloads", "image_folder", "images"))
+TORCHLESS += ("data/split", "data/limit")
 HEAVY = {"torch", "torchvision", "numba", "wandb", "sklearn", "rich", "PIL"}
 
 LONG_FUNCTIONS = {"quant/convert.py:quantize_model": 65}  # the public signature and its documentation are half of it

@@ -17,7 +17,7 @@ import torch
 
 import brsweep
 from brsweep.export.__main__ import main
-from brsweep.runs.run import data_source
+from brsweep.stages.source import data_source
 
 pytest.importorskip("onnxruntime")
 SHORT = ("schedule.float_epochs=1", "schedule.warmup_epochs=1", "schedule.qat_epochs=2")

@@ -18,7 +18,7 @@ import brsweep
 from brsweep import targets
 from brsweep.errors import BrsweepError
 from brsweep.runs.folder import RunFolder
-from brsweep.runs.run import data_source
+from brsweep.stages.source import data_source
 from brsweep.training.checkpoint import load as load_file
 from brsweep.training.checkpoint import save as save_file
 

@@ -18,8 +18,8 @@ from omegaconf import open_dict
 
 from brsweep.config.compose import CONF_DIR, checked
 from brsweep.export.__main__ import main as export_main
-from brsweep.runs.run import data_source
 from brsweep.search.__main__ import register_search
+from brsweep.stages.source import data_source
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()

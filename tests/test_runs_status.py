@@ -31,7 +31,8 @@ def begin(path: Path, epochs: int, time_s: float = 2.0) -> Path:
 
 
 def finish(path: Path) -> None:
-    RunFolder(path).write_result({"status": "finished", "test_accuracy": 0.75, "config": CONFIG})
+    result = {"status": "finished", "val_accuracy": 0.5, "test_accuracy": 0.75, "config": CONFIG}
+    RunFolder(path).write_result(result)
 
 
 def test_each_state_is_told_apart(tmp_path):
@@ -48,7 +49,8 @@ def test_each_state_is_told_apart(tmp_path):
     }  # fmt: skip
     assert runs["b"].cause == "out of luck"
     assert [(r.done, r.total) for r in runs.values()] == [(6, 6), (3, 6), (2, 6), (0, 6), (4, 6)]
-    assert [r.accuracy for r in runs.values()] == [0.75, 0.2, 0.1, None, pytest.approx(0.3)]
+    assert [r.val_accuracy for r in runs.values()] == [0.5, 0.2, 0.1, None, pytest.approx(0.3)]
+    assert [r.test_accuracy for r in runs.values()] == [0.75, None, None, None, None]
     assert [r.time_left_s for r in runs.values()] == [None, None, None, None, 4.0]
     assert runs["d"].overrides == ("x=d",)
     assert runs_of(tmp_path, pytest.fail)[4].state == "stopped", "the lock is gone with its holder"

@@ -16,9 +16,9 @@ from brsweep.errors import BrsweepError
 from brsweep.models.vgg import vgg_small
 from brsweep.quant import calibrate, quantize_model
 from brsweep.regularizers import BinRegularization
-from brsweep.runs.run import data_source
 from brsweep.stages.determinism import CALLED, DIFFERENTIATED, Watch
 from brsweep.stages.fitting import check_together
+from brsweep.stages.source import data_source
 from brsweep.training.evaluate import evaluate
 from brsweep.training.optim import build_optimizer
 from brsweep.training.step import Learner, Totals, train_step
@@ -169,7 +169,7 @@ def test_the_check_before_a_run_asks_where_it_would_train_on_cuda(tmp_path, monk
     from brsweep.stages import preflight
 
     asked = []
-    monkeypatch.setattr(preflight, "check_together", lambda config, source, strict: asked.append(strict))
+    monkeypatch.setattr(preflight, "check_together", lambda config, source, strict, made: asked.append(strict))
     monkeypatch.setattr(preflight.kernels, "use", lambda *_: None)
     monkeypatch.setattr(preflight, "_sound", set())
     for here, typed in (("cpu", "true"), ("cuda", "true"), ("cuda", "false")):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from itertools import product
+
 import pytest
 from small_runs import config
 from torch import nn
@@ -9,14 +12,21 @@ from torch import nn
 from brsweep.errors import BrsweepError
 from brsweep.models import tiny
 from brsweep.quant import lsq
+from brsweep.quant.convert import Conversion
 from brsweep.regularizers import br
+from brsweep.regularizers.br import BinRegularization
 from brsweep.stages import fitting, preflight
+from brsweep.sweep.plan import Point, check_grid, plan_sweep
 
 SIZE = ("data.image_size=32",)
 TORCHVISION = ("model=torchvision_resnet18", *SIZE)
 WRONG = [
     ((*TORCHVISION, "model._target_=torchvision.models.googlenet", "~model.zero_init_residual",
       "+model.init_weights=false"), "googlenet"),
+    (("model._target_=torchvision.models.vit_b_16", "~model.width"),
+     "Wrong image height! Expected 224 but got 8!"),
+    (("model._target_=torchvision.models.inception_v3", "~model.width", "+model.init_weights=false",
+      "+model.aux_logits=false", *SIZE), "or images of the size that it takes"),
     (("model=vgg_small", "data.image_size=2"), "of images of 2x2: nothing to train"),
     (("model=torchvision_mobilenet_v2", "data.image_size=1", "data.batch_size=1"), "take batches of two or more"),
     (("model=torchvision_resnet18", "data.channels=1"), "takes 3 channels and the images have 1"),
@@ -79,6 +89,68 @@ def test_a_network_gives_a_logit_for_each_class(output, says, tmp_path, monkeypa
     with pytest.raises(BrsweepError) as refused:
         preflight.check_parts(config("model.width=5", tmp_path=tmp_path))
     assert says in str(refused.value)
+
+
+def with_network(monkeypatch, forward) -> list[nn.Module]:
+    """Have the tiny net be one whose logits `forward(net, logits)` makes; those that were built."""
+    built = []
+
+    def net(num_classes, width):
+        built.append(Returns(num_classes, lambda logits: forward(built[-1], logits)))
+        return built[-1]
+
+    net.__module__ = tiny.__name__
+    monkeypatch.setattr(tiny, "tiny", net)
+    monkeypatch.setattr(fitting, "clip_relus", lambda model, _: model)
+    monkeypatch.setattr(fitting, "quantize_model", lambda *_, **__: (None, Conversion((), {}, (), (), 1, 1)))
+    monkeypatch.setattr(BinRegularization, "check", lambda *_: None)
+    return built
+
+
+def test_evaluation_gives_logits_as_well(tmp_path, monkeypatch):
+    with_network(monkeypatch, lambda net, logits: logits if net.training else (logits, logits))
+    with pytest.raises(BrsweepError, match="returns tuple in evaluation"):
+        preflight.check_parts(config("model.width=5", tmp_path=tmp_path))
+
+
+def test_the_images_have_no_values_unless_the_network_looks_at_them(tmp_path, monkeypatch):
+    """One that looks at a value fails on the first, and is asked again with values, in both modes."""
+    devices = []
+
+    def looks(net, logits):
+        devices.append(logits.device.type)
+        return logits * float(logits.sum())
+
+    with_network(monkeypatch, lambda net, logits: devices.append(logits.device.type) or logits)
+    preflight.check_parts(config("model.width=5", tmp_path=tmp_path))
+    assert devices == ["meta", "meta"]
+    with_network(monkeypatch, looks)
+    preflight.check_parts(config("model.width=6", tmp_path=tmp_path))
+    assert devices[2:] == ["meta", "cpu", "meta", "cpu"]
+
+
+def test_a_grid_builds_each_network_once(tmp_path, monkeypatch):
+    """Two widths, seeds, lambdas and bits in between: two networks, each quantized once at each bit-width."""
+    built, quantized = [], []
+    build, quantize = fitting.build_model, fitting.quantize_model
+    monkeypatch.setattr(fitting, "build_model", lambda *a, **o: built.append(o["width"]) or build(*a, **o))
+    monkeypatch.setattr(fitting, "quantize_model", lambda m, **o: quantized.append(o["act_bits"]) or quantize(m, **o))
+    base, points = config(tmp_path=tmp_path), []
+    for seed, bits, strength, width in product((1, 2), (2, 4), (0, 3), (8, 9)):
+        point = copy.deepcopy(base) | {"seed": seed}
+        point["quant"]["act_bits"], point["reg"]["lambda_act"] = bits, strength
+        point["model"]["width"] = width
+        points.append(Point((str(len(points)),), point))
+    check_grid(plan_sweep(points))
+    assert built == [8, 9] and quantized == [2, 4, 2, 4]
+
+
+def test_a_grid_is_checked_on_each_of_its_data_sets(tmp_path):
+    fits = config(tmp_path=tmp_path)
+    large = fits | {"data": fits["data"] | {"batch_size": 462}}
+    plan = plan_sweep([Point(("data.batch_size=64",), fits), Point(("data.batch_size=462",), large)])
+    with pytest.raises(BrsweepError, match=r"^data.batch_size=462: .* \(at data.batch_size=462; nothing was started\)"):
+        check_grid(plan)
 
 
 @pytest.mark.parametrize(("module", "name"), [(lsq, "LSQQuantizer"), (br, "BinRegularization")])

@@ -57,6 +57,24 @@ def test_only_what_no_unfinished_run_needs_is_removed(tmp_path, capsys):
     assert left(store) == [A, C, C + "-cuda", C + ".partial"]
 
 
+def test_each_entry_says_what_it_is_a_stage_of(tmp_path, capsys):
+    """By the specifications of a real run's stages; an entry that holds none is shown by its hash alone."""
+    run = Run.of(config("data.limit=9", "quant=w4a2", "seed=7", tmp_path=tmp_path))
+    for stage in run.stages[:-1]:
+        stored(tmp_path, stage.signature)
+        entry = tmp_path / "store" / stage.signature / "entry.json"
+        entry.write_text(json.dumps({"stage": stage.name, "spec": stage.spec}))
+    stored(tmp_path, A)
+    cleanup.main([str(tmp_path)])
+    lines = {line.split()[0]: line.split()[1:-5] for line in capsys.readouterr().out.splitlines()[:3]}
+    told = ["tiny", "synthetic-1", "limit=9"]
+    assert lines == {
+        run.stages[0].signature: ["float", *told, "float", "seed", "7", "1.0"],
+        run.stages[1].signature: ["warmup", *told, "w4a2", "seed", "7", "1.0"],
+        A: ["float", "1.0"],
+    }
+
+
 def test_what_is_being_trained_stays(tmp_path):
     store = stored(tmp_path, D + ".partial")
     with os_lock(store.root / "locks" / D):
@@ -100,8 +118,18 @@ def test_the_status_table_shows_what_each_run_is_apart_by(tmp_path, capsys):
     status([str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[:3]] == [
-        ["run", "state", "epoch", "accuracy", "left"],
-        ["a", "failed", "0/6", "out", "of", "luck"],
-        ["b", "missing", "0/6", "reg.lambda_act=10"],
+        ["state", "epoch", "validation", "test", "left", "run"],
+        ["failed", "0/6", "a", "out", "of", "luck"],
+        ["missing", "0/6", "b", "reg.lambda_act=10"],
     ]
     assert lines[3] == "2 runs: 1 failed, 1 missing"
+
+
+def test_one_long_name_makes_one_long_line(tmp_path, capsys):
+    names = [f"run-{i}" for i in range(4)] + ["x" * 90]
+    runs = [{"name": name, "overrides": [f"seed={i}"], "epochs": 6, "stages": []} for i, name in enumerate(names)]
+    add_to_manifest(tmp_path, "s", "command", runs)
+    status([str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len({line.index("seed=") for line in lines[1:5]}) == 1
+    assert max(len(line) for line in lines[:5]) < 60 < len(lines[5])

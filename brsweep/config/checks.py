@@ -78,6 +78,12 @@ def text(value: Any) -> str:
     return value
 
 
+def word(value: Any) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+]{0,39}", str(value), re.ASCII) or isinstance(value, bool):
+        raise ValueError("a word of at most 40 letters, digits, and _ . +")
+    return str(value)
+
+
 def folder(value: Any) -> str:
     value = text(value)
     if "\\" in value or any(len(part.encode()) > LONGEST_NAME for part in value.split("/")):

@@ -15,6 +15,7 @@ from brsweep import targets
 from brsweep.config import schema
 from brsweep.config.fields import check_fields
 from brsweep.config.parts import PARTS, check_part
+from brsweep.config.quick import shortened
 from brsweep.config.secrets import check_secrets
 from brsweep.errors import BrsweepError
 
@@ -59,7 +60,13 @@ def checked(cfg: DictConfig, typed: Sequence[str] = ()) -> dict[str, Any]:
         holder[key] = check_part(path, holder[key])
     schema.check_rules(config)
     _check_targets(config, typed)
-    return config
+    return _without_unused(shortened(config) if config["quick"] else config)
+
+
+def _without_unused(config: dict[str, Any]) -> dict[str, Any]:
+    """Without options that are off: they leave no trace in what a run is."""
+    data = {key: value for key, value in config["data"].items() if key not in ("limit", "name") or value is not None}
+    return {key: value for key, value in config.items() if key != "quick" or value} | {"data": data}
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

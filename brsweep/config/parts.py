@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from brsweep.config.checks import Check, number, whole, yes_no
+from brsweep.config.checks import Check, maybe, number, whole, word, yes_no
 from brsweep.config.fields import fitted
 from brsweep.config.schema import LARGEST_SEED, MOST_IMAGES
 from brsweep.errors import BrsweepError
@@ -31,6 +31,7 @@ REQUIRED: Mapping[str, Mapping[str, Check]] = {
 """What every part of a key has, whichever it is."""
 
 KNOWN: Mapping[str, Mapping[str, Check]] = {
+    "data": {"limit": maybe(whole(1, MOST_IMAGES)), "name": maybe(word)},
     "float_optimizer": {"momentum": number(0, below=1)},
     "qat_optimizer": {"momentum": number(0, below=1)},
     "logger": dict.fromkeys(("init_timeout_s", "finish_timeout_s", "flush_s"), number(0, below=1e6)),

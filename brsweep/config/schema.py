@@ -130,6 +130,7 @@ class Config:
     qat_optimizer: Any = by(part)
     logger: Any = by(part)
     seed: Any = by(whole(0, LARGEST_SEED))
+    quick: Any = by(yes_no)
     device: Any = by(device)
     threads: Any = by(whole(0, MOST_THREADS))
     deterministic: Any = by(yes_no)

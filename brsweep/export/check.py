@@ -26,7 +26,7 @@ from brsweep.export.extra import wanted
 from brsweep.export.load import Network
 from brsweep.export.qdq import INPUT, OUTPUT, Exported
 from brsweep.quant.sites import VALUES, collect
-from brsweep.runs.run import data_source
+from brsweep.stages.source import data_source
 
 BATCH = 64
 CLASSES = "classes"

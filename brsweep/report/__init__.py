@@ -8,5 +8,6 @@ published.py  figures of papers for the same net and bits
 table.py      results -> CSV, Markdown, LaTeX
 figures/      results -> figures as plain data; one renderer here (PNG, PDF), one in the page
 page.py       all of it -> index.html
+answer.py     what a sweep comes to, in a line or a few, where its command ends
 compare.py    two runs side by side
 """

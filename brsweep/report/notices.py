@@ -30,6 +30,8 @@ def notices(tables: Sequence[Judged], twice: Sequence[str]) -> list[str]:
 
 def _cohort_notices(judged: Judged) -> list[str]:
     lines, runs = [], judged.cohort.runs
+    if any((run.config or {}).get("quick") for run in runs):
+        lines.append("quick=true: one epoch of each stage on a few batches; a first try, and no result to compare")
     away = [run for run in runs if not run.counts]
     if away:
         states = [run.state if run.state != "finished" else "without accuracy" for run in away]

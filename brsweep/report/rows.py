@@ -88,7 +88,13 @@ def cohorts(runs: Sequence[ReportedRun]) -> list[Cohort]:
             fits = [key for key, group in finished if run.config is None or group[0].data_set == run.data_set]
             key = fits[-1] if fits else next(iter(groups), (None, run.data)) if run.config is None else None
             groups.setdefault(key or (None, run.data), []).append(run)
-    return [Cohort(core, data, *_group_rows(group)) for (core, data), group in groups.items()]
+    return [Cohort(core, _named(data, group), *_group_rows(group)) for (core, data), group in groups.items()]
+
+
+def _named(identity: str, runs: Sequence[ReportedRun]) -> str:
+    """The data's identity, behind the name that its runs have for it."""
+    names = {run.data_set: None for run in runs if run.config is not None and run.config["data"].get("name")}
+    return f"{', '.join(names)} ({identity})" if names and identity not in names else identity
 
 
 def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

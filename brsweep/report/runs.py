@@ -21,7 +21,8 @@ from brsweep.runs import words
 from brsweep.runs.folder import CONFIG, RESULT, RunFolder
 from brsweep.runs.status import FINISHED, RunStatus, finite, leads_elsewhere, run_status
 from brsweep.stages.plan import BIN_REGULARIZATION, canonical, outline
-from brsweep.sweep.manifest import runs_of
+from brsweep.sweep.manifest import runs_of, stages_of
+from brsweep.sweep.shared import stage_line
 from brsweep.tracking.snapshots import Histogram
 
 LOG_LINES = 12
@@ -82,7 +83,7 @@ class ReportedRun:
 
     @property
     def data_set(self) -> str:
-        return self.config["data"]["_target_"].rpartition(".")[2].lower() if self.config else "unknown"
+        return words.printable(words.data_name(self.config)) if self.config else "unknown"
 
     @property
     def counts(self) -> bool:
@@ -117,7 +118,7 @@ class ReportedRun:
 
 def read_sweeps(sweeps: Sequence[Path]) -> tuple[list[ReportedRun], list[str]]:
     """The runs of all sweeps, and what there is to know of the sweeps: a line for each run that two of them hold, which
-    counts once, and for each manifest that can't be read.
+    counts once, for each shared stage that has begun and not ended, and for each manifest that can't be read.
 
     Raises `BrsweepError` where a path is no sweep folder, or one without a run.
     """
@@ -136,7 +137,10 @@ def read_sweeps(sweeps: Sequence[Path]) -> tuple[list[ReportedRun], list[str]]:
 def read_sweep(sweep: Path, warn: Callable[[str], None]) -> list[ReportedRun]:
     if (sweep / CONFIG).is_file():
         raise BrsweepError(f"{sweep}: a run's folder; give its sweep's, {sweep.resolve().parent}")
-    return [_read(status, sweep.resolve().name) for status in runs_of(sweep, lambda line: warn(words.printable(line)))]
+    runs = runs_of(sweep, lambda line: warn(words.printable(line)))
+    for line in filter(None, map(stage_line, stages_of(sweep))):
+        warn(line)
+    return [_read(status, sweep.resolve().name) for status in runs]
 
 
 def read_run(path: Path) -> ReportedRun:

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from brsweep import targets
 from brsweep.errors import BrsweepError
 from brsweep.runs.folder import Damaged, RunFolder
 from brsweep.runs.words import readable_name
 from brsweep.stages.plan import Stage, identity, plan, run_code
 from brsweep.stages.signature import digest
-
-DATA_OPTIONS = ("val_fraction", "split_seed", "crop_padding", "flip", "batch_size")
+from brsweep.stages.source import data_source
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Run:
         """
         _check_places(Path(config["output_dir"]), config["sweep_name"], Path(config["store_dir"]))
         sources = {} if sources is None else sources
-        options = digest(config["data"])
+        options = digest([config["data"], config.get("quick", False)])
         if options not in sources:
             sources[options] = data_source(config)
             sources[options].prepare()
@@ -62,11 +60,6 @@ def _check_places(output: Path, sweep_name: str, store: Path) -> None:
             f"sweep_name={sweep_name}: its folder {sweep} would lie in the store of shared stages, store_dir={store}; "
             f"choose another sweep_name, or a store_dir that holds no runs"
         )
-
-
-def data_source(config: Mapping[str, Any]) -> Any:
-    node = {key: value for key, value in config["data"].items() if key not in DATA_OPTIONS}
-    return targets.build("data", node)
 
 
 def shared_folder(stage: Stage) -> str:

@@ -37,8 +37,9 @@ MOST_EPOCHS = 10**9
 class RunStatus:
     """done, total: epochs of all stages, shared ones included; total is None where nothing tells.
 
-    accuracy: on the test set, of a finished run as it reports it, else on the validation split after the last epoch;
-    in [0, 1]. time_left_s: of a running one. cause: of a failed or damaged one.
+    val_accuracy: on the validation split, of a finished run at its best epoch, else after the last one; None without
+    such a split. test_accuracy: of a finished run, as it reports it. Both in [0, 1]. time_left_s: of a running one.
+    cause: of a failed or damaged one.
     """
 
     name: str
@@ -47,7 +48,8 @@ class RunStatus:
     overrides: tuple[str, ...] = ()
     done: int = 0
     total: int | None = None
-    accuracy: float | None = None
+    val_accuracy: float | None = None
+    test_accuracy: float | None = None
     time_left_s: float | None = None
     cause: str | None = None
 
@@ -66,12 +68,12 @@ def run_status(path: Path, planned: Mapping[str, Any]) -> RunStatus:
         return RunStatus(**about, state=DAMAGED, cause=printable(str(error)))
     if result is not None:
         total = about.pop("total") or _all_epochs(result.get("config"))
-        accuracy = finite(result.get("test_accuracy"))
-        return RunStatus(**about, state=FINISHED, done=total or 0, total=total, accuracy=accuracy)
+        accuracies = {key: finite(result.get(key)) for key in ("val_accuracy", "test_accuracy")}
+        return RunStatus(**about, state=FINISHED, done=total or 0, total=total, **accuracies)
     if not path.is_dir():
         return RunStatus(**about, state=MISSING)
     about["total"] = about["total"] or _planned_in(folder)
-    about |= {"done": len(records), "accuracy": finite(records[-1].get("val_accuracy")) if records else None}
+    about |= {"done": len(records), "val_accuracy": finite(records[-1].get("val_accuracy")) if records else None}
     if folder.held:
         return RunStatus(**about, state=RUNNING, time_left_s=_time_left(records, about["total"]))
     failure = folder.failure()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from brsweep.quant.grid import FLOAT_BITS
 from brsweep.stages.plan import BIN_REGULARIZATION, Stage, rungs
+
+if TYPE_CHECKING:
+    from brsweep.runs.status import RunStatus
 
 LSQ_QUANTIZER = "brsweep.quant.lsq.LSQQuantizer"
 
@@ -16,8 +19,17 @@ def readable_name(config: Mapping[str, Any]) -> str:
     what the words don't."""
     reg = config["reg"]
     lambdas = f"lw{reg['lambda_weight']:g}-la{reg['lambda_act']:g}"
-    net, data, seed = _last(config["model"]), _last(config["data"]), f"s{config['seed']}"
+    net, data, seed = _last(config["model"]), data_name(config), f"s{config['seed']}"
     return "-".join((net, data, bits(config), schedule(config), lambdas, seed))
+
+
+def data_name(config: Mapping[str, Any]) -> str:
+    """What folders and tables call the data: `digits`, or the name that was given; of a part of it, which one:
+    `digits-50perclass`, `digits-quick`."""
+    data = config["data"]
+    limit = f"{data['limit']}perclass" if data.get("limit") else ""
+    name = str(data.get("name") or _last(data))
+    return "-".join(filter(None, [name, limit, "quick" if config.get("quick") else ""]))
 
 
 def bits(config: Mapping[str, Any]) -> str:
@@ -70,7 +82,8 @@ def tags(config: Mapping[str, Any], float_inputs: int | None) -> tuple[str, ...]
     float_inputs: as in `bits_label`.
     """
     label = bits_label(config, float_inputs).replace(bits(config).upper(), bits(config))
-    return (label, regularizer(config) or quantizer(config), schedule(config))
+    quick = ("quick",) if config.get("quick") else ()
+    return (label, regularizer(config) or quantizer(config), schedule(config), *quick)
 
 
 def final_values(result: Mapping[str, Any]) -> dict[str, float | None]:
@@ -99,6 +112,21 @@ def alpha_control(config: Mapping[str, Any]) -> str:
     return f"trained by the task and by BR (gradient {reg['alpha_grad_scale']}): levels move while BR clusters to them"
 
 
+def progress(status: RunStatus) -> str:
+    """`3/20`, or `3/?` where nothing tells how many epochs there are."""
+    return f"{status.done}/{'?' if status.total is None else status.total}"
+
+
+def duration(seconds: float | None) -> str:
+    """`1 h 05 min`, `3 min`, `20 s`; nothing for None."""
+    if seconds is None:
+        return ""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def printable(text: str) -> str:
     r"""`text` with every character that is no visible one as Python writes it: names and causes come from elsewhere,
     and a terminal acts on some of them.
@@ -120,8 +148,9 @@ def settings_lines(config: Mapping[str, Any], setup: Any, stages: Sequence[Stage
     where = f"{setup.device}, {threads(config, setup)}, {config['precision']}"
     unused = config["schedule"]["ladder"] and not rungs(config)
     return [
+        *(["quick=true: a first try, whose results stand apart from all others"] if config.get("quick") else []),
         *([f"schedule.ladder has no rung above {bits(config)}, so there is none"] if unused else []),
-        f"data {_last(config['data'])}: {len(tables.train)} training, {val} validation, {len(tables.test)} test images",
+        f"data {data_name(config)}: {len(tables.train)} training, {val} validation, {len(tables.test)} test images",
         f"net {_last(config['model'])}, {bits(config)}{'' if ends in (None, FLOAT_BITS) else f', ends {ends} bits'}; "
         f"{where}; kernels {kernels.chosen(setup.device.type)}",
         f"epochs {plan}; lambda_weight={reg['lambda_weight']:g} lambda_act={reg['lambda_act']:g}; "

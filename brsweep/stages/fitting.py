@@ -2,6 +2,9 @@
 
 A network that the images don't fit, that returns more than logits, or whose batch norm has one value per channel would
 otherwise stop a run in its first step, and a pattern of `quant.overrides` that matches no layer after its float stage.
+
+The images have no values (torch's device `meta`): every layer says which shape it gives and computes nothing, so the
+largest network is through at once, in training and in evaluation. A network that asks for values gets them.
 """
 
 from __future__ import annotations
@@ -13,48 +16,50 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from brsweep import kernels, targets
 from brsweep.data.split import split_indices
 from brsweep.errors import BrsweepError
 from brsweep.models.build import build_model
 from brsweep.quant.calibration import calibrate
-from brsweep.quant.convert import clip_relus, quantize_model
+from brsweep.quant.convert import Conversion, clip_relus, quantize_model
 from brsweep.quant.sites import Site
 from brsweep.stages.determinism import Watch
-from brsweep.stages.setup import TABLE_OPTIONS
+from brsweep.stages.signature import digest
+from brsweep.stages.source import data_source, source_node
 from brsweep.training.checkpoint import load_pretrained
 from brsweep.training.freezing import check_freezable
 from brsweep.training.optim import build_optimizer
 from brsweep.training.schedule import seed_of
 
-DATA_OPTIONS = (*TABLE_OPTIONS, "batch_size")
 
-
-def check_together(config: Mapping[str, Any], source: Any, strict: bool = False) -> None:
+def check_together(
+    config: Mapping[str, Any], source: Any, strict: bool = False, made: dict[str, tuple[str, Any]] | None = None
+) -> None:
     """Raise `BrsweepError` unless the parts can be made and fit the data; see `check_parts`.
 
     strict: the run is to be deterministic on CUDA: refuse what has no such form there.
+    made: the networks of the check before, for one that differs in other parts; this one's are left in it.
     """
+    made = {} if made is None else made
     shape, classes, count = _look_at_data(config, source)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # the run says what there is to say
-        model = _float_model(config, shape, classes)
-        _check_forward(config, model, shape, classes, count)
+        batch = min(2, config["data"]["batch_size"], count)
+        settings = [config[key] for key in ("model", "pretrained", "pretrained_replace_head")]
+        key = digest([settings, config["quant"]["clip_value"], shape, classes, batch])
+        model = _once(made, "float", key, lambda: _fitting_model(config, shape, classes, batch))
         for which in ("float_optimizer", "qat_optimizer"):
             _check_optimizer(config, which, model)
-        quant = dict(config["quant"])
-        node = quant.pop("quantizer")
-        own = {key: value for key, value in node.items() if key != targets.TARGET}
-        quantizer = partial(targets.locate("quant.quantizer", node[targets.TARGET]), **own)
-        if strict:
-            _check_determinism(f"model: {config['model'][targets.TARGET]}", model, shape)
-        quantized, done = _made("quant", node, lambda: quantize_model(model, quantizer=quantizer, **quant))
+        key = digest([key, config["quant"]])
+        quantized, done = _once(made, "quantized", key, lambda: _quantized(config, model))
         regularizer = targets.build("reg", config["reg"])
         regularizer.check(done.sites)
         if config["freeze_weights"]["threshold"]:
             check_freezable(done.sites)
         if strict:
+            _check_determinism(f"model: {config['model'][targets.TARGET]}", model, shape)
             kernels.use("reference")  # on the CPU, where this is tried
             try:
                 _check_determinism("quant, reg", quantized, shape, regularizer, done.sites)
@@ -62,12 +67,19 @@ def check_together(config: Mapping[str, Any], source: Any, strict: bool = False)
                 kernels.use(config["kernels"])
 
 
+def _once(made: dict[str, tuple[str, Any]], kind: str, key: str, make: Callable[[], Any]) -> Any:
+    """What was made of that kind for an equal `key`; else what `make` returns, in the place of the one before."""
+    if made.get(kind, ("", None))[0] != key:
+        made.pop(kind, None)  # first, so that memory need not hold both
+        made[kind] = key, make()
+    return made[kind][1]
+
+
 def _look_at_data(config: Mapping[str, Any], source: Any) -> tuple[tuple[int, int, int], int, int]:
     """Shape of an image, number of classes, and of training images. Raises `BrsweepError` where options don't fit."""
-    node = {key: value for key, value in config["data"].items() if key not in DATA_OPTIONS}
     options = config["data"]
-    source = targets.build("data", node) if source is None else source
-    images = _made("data", node, lambda: source.load())
+    source = data_source(config) if source is None else source
+    images = _made("data", source_node(config), lambda: source.load())
     height, width, channels = images.train_images.shape[1:]
     kept, held_out = split_indices(images.train_labels, options["val_fraction"], options["split_seed"])
     if options["val_fraction"] and not len(held_out):
@@ -85,6 +97,20 @@ def _look_at_data(config: Mapping[str, Any], source: Any) -> tuple[tuple[int, in
             f"data.batch_size={options['batch_size']}: there are {len(kept)} training images; take that many at most"
         )
     return (channels, height, width), len(images.classes), len(kept)
+
+
+def _fitting_model(config: Mapping[str, Any], shape: tuple[int, int, int], classes: int, batch: int) -> nn.Module:
+    model = _float_model(config, shape, classes)
+    _check_forward(f"model: {config['model'][targets.TARGET]}", model, (batch, *shape), classes)
+    return model.train()
+
+
+def _quantized(config: Mapping[str, Any], model: nn.Module) -> tuple[nn.Module, Conversion]:
+    quant = dict(config["quant"])
+    node = quant.pop("quantizer")
+    own = {key: value for key, value in node.items() if key != targets.TARGET}
+    quantizer = partial(targets.locate("quant.quantizer", node[targets.TARGET]), **own)
+    return _made("quant", node, lambda: quantize_model(model, quantizer=quantizer, **quant))
 
 
 def _float_model(config: Mapping[str, Any], shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -113,32 +139,40 @@ def _check_optimizer(config: Mapping[str, Any], which: str, model: nn.Module) ->
     _made(which, node, lambda: build_optimizer(factory, model, options))
 
 
-def _check_forward(
-    config: Mapping[str, Any], model: nn.Module, shape: tuple[int, int, int], classes: int, count: int
-) -> None:
-    """Two images, or the one that a batch has, through the float network as a training step takes them."""
-    batch = min(2, config["data"]["batch_size"], count)
-    images = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(0))
-    size = f"images of {shape[1]}x{shape[2]}"
-    name = f"model: {config['model'][targets.TARGET]}"
+def _check_forward(where: str, model: nn.Module, shape: tuple[int, int, int, int], classes: int) -> None:
+    """A batch of that shape through the float network, as steps of training and of evaluation take it."""
+    batch = shape[0]
+    size = f"images of {shape[2]}x{shape[3]}"
+    for training in (True, False):
+        try:
+            logits = _output(model.train(training), shape)
+        except BrsweepError:
+            raise
+        except Exception as error:
+            cure = "choose another model, or images of the size that it takes"
+            cure = "take batches of two or more" if "more than 1 value per channel" in str(error) else cure
+            line = f"{where}: does not take {batch} {size} ({targets.in_a_line(error)}); {cure}"
+            raise BrsweepError(line) from None
+        if not isinstance(logits, Tensor):
+            raise BrsweepError(
+                f"{where}: returns {type(logits).__name__} in {'training' if training else 'evaluation'}, and one "
+                f"tensor of logits is wanted; switch auxiliary outputs off (aux_logits=false)"
+            )
+        if logits.shape != (batch, classes):
+            raise BrsweepError(
+                f"{where}: returns {list(logits.shape)} for {batch} {size}; [{batch}, {classes}] is wanted, a logit "
+                f"for each class"
+            )
+
+
+@torch.no_grad()
+def _output(model: nn.Module, shape: tuple[int, ...]) -> Any:
+    """What the network returns for images of that shape, without values where it can do without."""
+    state = {name: value.to("meta") for name, value in (*model.named_parameters(), *model.named_buffers())}
     try:
-        with torch.no_grad():
-            logits = model.train()(images)
-    except BrsweepError:
-        raise
-    except Exception as error:
-        cure = "take batches of two or more" if "more than 1 value per channel" in str(error) else "choose another"
-        raise BrsweepError(f"{name}: does not take {batch} {size} ({targets.in_a_line(error)}); {cure}") from None
-    if not isinstance(logits, Tensor):
-        raise BrsweepError(
-            f"{name}: returns {type(logits).__name__} in training, and one tensor of logits is wanted; "
-            f"switch auxiliary outputs off (aux_logits=false)"
-        )
-    if logits.shape != (batch, classes):
-        raise BrsweepError(
-            f"{name}: returns {list(logits.shape)} for {batch} {size}; [{batch}, {classes}] is wanted, a logit for "
-            f"each class"
-        )
+        return functional_call(model, state, (torch.empty(shape, device="meta"),))
+    except Exception:  # it looks at values, or holds tensors that are no part of its state: with values it may well do
+        return model(torch.rand(shape, generator=torch.Generator().manual_seed(0)))
 
 
 def _check_determinism(

@@ -26,7 +26,7 @@ BIN_REGULARIZATION = "brsweep.regularizers.br.BinRegularization"
 
 NOT_RESULTS = (
     "force", "stale", "sweep_name", "output_dir", "store_dir", "logger", "threads", "allow_targets",
-    "data.root", "data.cache_dir", "pretrained",
+    "data.root", "data.cache_dir", "data.name", "pretrained",
 )  # fmt: skip
 """Fields that can't change a result. (Threads change the order of sums, and so the last bits; a run's record says how
 many it had. A pretrained file counts by its content.)"""

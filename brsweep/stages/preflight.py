@@ -22,19 +22,23 @@ from brsweep import kernels, targets
 from brsweep.arguments import check_arguments
 from brsweep.errors import BrsweepError
 from brsweep.stages.device import check_device, set_workspace
-from brsweep.stages.fitting import DATA_OPTIONS, check_together
+from brsweep.stages.fitting import check_together
 from brsweep.stages.signature import digest
+from brsweep.stages.source import source_node
 from brsweep.training.optim import GROUP_OPTIONS
 
 _sound: set[str] = set()
 
 
-def check_parts(config: Mapping[str, Any], device: bool = True, source: Any = None) -> None:
+def check_parts(
+    config: Mapping[str, Any], device: bool = True, source: Any = None, made: dict[str, Any] | None = None
+) -> None:
     """Raise `BrsweepError` unless the run can begin: its places can be written, every target exists and takes its
     arguments, the parts can be made and fit the data, and device and kernels are there.
 
     device: false leaves out device, kernels and compiler, for runs that will train on another machine.
-    source: the run's data where it is at hand already.
+    source: the run's data where it is at hand already. made: for the points of a grid, one mapping for all of them,
+        empty at first: networks that neighbours have in common are built once.
     """
     found = _check_device(config) if device else None
     for key in ("output_dir", "store_dir"):
@@ -44,7 +48,7 @@ def check_parts(config: Mapping[str, Any], device: bool = True, source: Any = No
     strict = found is not None and found.type == "cuda" and config["deterministic"]
     key = digest({name: config[name] for name in (*data, "pretrained_replace_head", "output_dir")} | {"strict": strict})
     if key not in _sound:
-        check_together(config, source, strict)
+        check_together(config, source, strict, made)
         _sound.add(key)
 
 
@@ -53,7 +57,7 @@ def check_signatures(config: Mapping[str, Any]) -> None:
     model = targets.locate("model", config["model"][targets.TARGET])
     offered = {"in_channels": 3, "image_size": (32, 32)}  # of the data, where the factory's signature names them
     _check("model", config["model"], num_classes=2, **{k: offered[k] for k in _named(model) & offered.keys()})
-    _check("data", {key: value for key, value in config["data"].items() if key not in DATA_OPTIONS})
+    _check("data", source_node(config))
     _check("reg", config["reg"])
     for which in ("float_optimizer", "qat_optimizer"):
         _check(which, {k: v for k, v in config[which].items() if k not in GROUP_OPTIONS}, params=[], lr=1.0)

@@ -3,6 +3,7 @@
     plan.py         points of a grid -> runs, each once, and what is to do
     tree.py         what the runs share, as tasks: a child after its parent
     manifest.py     sweep.json: which runs a sweep is made of
+    shared.py       the shared stages as their folders tell, and the runs that wait for them
     local.py        a sweep on this machine: a process per task
     slurm/          a sweep on a cluster: tasks as dependent job arrays
     screen.py       what a launcher shows while it works

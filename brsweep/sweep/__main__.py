@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -12,26 +13,41 @@ from brsweep.errors import BrsweepError
 from brsweep.memory import check_address_space, lack_of_memory_in_words
 from brsweep.runs.folder import RunFolder
 from brsweep.runs.status import RunStatus
-from brsweep.runs.words import printable
-from brsweep.sweep.manifest import runs_of
-from brsweep.sweep.screen import duration, percent, progress
+from brsweep.runs.words import duration, printable, progress
+from brsweep.sweep.manifest import runs_of, stages_of
+from brsweep.sweep.screen import percent
+from brsweep.sweep.shared import UNDER_WAY, SharedStage
 
-COLUMNS = ("run", "state", "epoch", "accuracy", "left", "")
+COLUMNS = ("state", "epoch", "validation", "test", "left", "run", "")
+NAME = COLUMNS.index("run")
+OUTLIER = 1.5
+"""A name that is so many times as long as the usual one makes its own line longer, and no other."""
 
 
-def table(runs: Sequence[RunStatus]) -> str:
-    """A line for each run and one that counts their states. Accuracy is a finished run's on the test set, else on the
-    validation split."""
+def table(runs: Sequence[RunStatus], stages: Sequence[SharedStage] = ()) -> str:
+    """A line for each shared stage that has begun and not ended, one for each run, and one that counts their states.
+    Validation is a finished run's best epoch, else the last one; test is a finished run's alone."""
     common = set.intersection(*(set(run.overrides) for run in runs))
     rows = [COLUMNS]
+    for stage in (s for s in stages if s.status.state in UNDER_WAY):
+        log = f"; log: {stage.log}" if stage.log else ""
+        rows.append(
+            _row(stage.status, f"stages/{stage.status.name}", f"{stage.status.cause or f'for {stage.users} runs'}{log}")
+        )
     for run in runs:
-        words = run.cause or " ".join(o for o in run.overrides if o not in common)
-        left = duration(run.time_left_s)
-        rows.append((printable(run.name), run.state, progress(run), percent(run.accuracy), left, words))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        rows.append(_row(run, run.name, run.cause or " ".join(o for o in run.overrides if o not in common)))
+    lengths = [[len(row[i]) for row in rows] for i in range(len(COLUMNS))]
+    most = OUTLIER * statistics.median_low(lengths[NAME][1:])
+    lengths[NAME] = [length for length in lengths[NAME] if length <= most]
+    cells = [[cell.ljust(max(of)) for cell, of in zip(row, lengths, strict=True)] for row in rows]
     counts = ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in runs).items())
-    return "\n".join([*lines, f"{len(runs)} runs: {counts}"])
+    return "\n".join([*("  ".join(row).rstrip() for row in cells), f"{len(runs)} runs: {counts}"])
+
+
+def _row(status: RunStatus, name: str, words: str) -> tuple[str, ...]:
+    accuracies = percent(status.val_accuracy), percent(status.test_accuracy)
+    left = duration(status.time_left_s)
+    return status.state, progress(status), *accuracies, left, printable(name), printable(words)
 
 
 def check(runs: Sequence[RunStatus]) -> None:
@@ -52,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with lack_of_memory_in_words():
             runs = runs_of(typed.sweep, lambda line: print(f"warning: {printable(line)}", file=sys.stderr))
-            print(table(runs))
+            print(table(runs, stages_of(typed.sweep)))
             if typed.check:
                 check_address_space()
                 check(runs)

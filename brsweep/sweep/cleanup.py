@@ -19,19 +19,26 @@ from pathlib import Path
 
 from brsweep.errors import BrsweepError
 from brsweep.memory import lack_of_memory_in_words
+from brsweep.runs import words
 from brsweep.runs.folder import CONFIG, RunFolder
+from brsweep.runs.words import printable
 from brsweep.stages.store import ENTRY, Store
 from brsweep.sweep.manifest import MANIFEST, read_manifest
 
 MIB = 2**20
+PARTS_OF_DATA = ("limit=", "quick=")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A folder of the store: a finished stage, a `.partial` one in training or broken off, or a `.damaged` one."""
+    """A folder of the store: a finished stage, a `.partial` one in training or broken off, or a `.damaged` one.
+
+    about: its network, data, bits and seed in words, where it tells.
+    """
 
     path: Path
     stage: str
+    about: str
     size: int
     needed_by: tuple[str, ...]
 
@@ -53,7 +60,8 @@ def entries(store: Store, outputs: Sequence[Path]) -> list[Entry]:
         key, _, kind = path.name.partition(".")
         size = sum(file.stat().st_size for file in path.iterdir())
         users = () if kind == "damaged" else tuple(needs.get(key.partition("-")[0], ()))
-        found.append(Entry(path, kind or _stage(path), size, users))
+        stage, about = _told(path)
+        found.append(Entry(path, kind or stage, about, size, users))
     return found
 
 
@@ -78,11 +86,22 @@ def _unfinished(output: Path) -> Iterator[tuple[str, list[str]]]:
             yield path.parent.name, stages
 
 
-def _stage(folder: Path) -> str:
+def _told(folder: Path) -> tuple[str, str]:
+    """The stage's name, and what it is a stage of: `resnet20 digits-1 w2a2 seed 42`, as its entry tells."""
     try:
-        return str(json.loads((folder / ENTRY).read_text(encoding="utf-8"))["stage"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "damaged"
+        entry = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
+        stage = printable(str(entry["stage"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "damaged", ""
+    try:
+        config = entry["spec"]["config"]
+        net = config["model"]["_target_"].rpartition(".")[2]
+        data, *part = config["data"]["identity"].split()
+        part = [word for word in part if word.startswith(PARTS_OF_DATA)]
+        bits = words.bits(config) if "quant" in config else "float"
+        return stage, printable(" ".join([net, data, *part, bits, f"seed {config['seed']}"]))
+    except (KeyError, TypeError, AttributeError, ValueError):  # of a store of before, or from elsewhere
+        return stage, ""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,9 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with lack_of_memory_in_words():
             found = entries(store, typed.output)
+            width = max((len(entry.about) for entry in found), default=0)
             for entry in found:
                 users = f"needed by {len(entry.needed_by)} unfinished runs" if entry.needed_by else "needed by no run"
-                print(f"{entry.path.name:25} {entry.stage:8} {entry.size / MIB:9.1f} MiB  {users}")
+                about = f"{entry.about:{width}}  " if width else ""
+                print(f"{entry.path.name:25} {entry.stage:8} {about}{entry.size / MIB:9.1f} MiB  {users}")
             unwanted = [entry for entry in found if not entry.needed_by]
             gone = [entry for entry in unwanted if store.remove(entry.path)] if typed.remove else []
     except BrsweepError as error:

@@ -2,7 +2,8 @@
 
     <output_dir>/<sweep_name>/sweep.json
         {"version": 1, "name": ..., "command": ...,
-         "runs": [{"name": <run folder>, "overrides": [...], "epochs": n, "stages": [<signature>, ...]}, ...]}
+         "runs": [{"name": <run folder>, "overrides": [...], "epochs": n, "stages": [<signature>, ...]}, ...],
+         "shared": {"stages/<stage>-<signature>": <epochs up to its end>, ...}}
 
 It knows of runs that have no folder yet, so that they can be shown as missing, and of the shared stages that each one
 needs, so that cleaning up the store never takes one from a run that is still to come. Each launch adds its runs to
@@ -25,10 +26,12 @@ from brsweep.runs.folder import CONFIG, RESULT
 from brsweep.runs.status import RunStatus, run_status
 from brsweep.runs.words import printable
 from brsweep.stages.store import os_lock
+from brsweep.sweep.shared import SharedStage, behind, shared_stages
 
 MANIFEST, VERSION = "sweep.json", 1
 AT_MOST = 2**28
 """Bytes that a manifest may have: those of a hundred thousand runs have half of it."""
+NO_RUNS: Mapping[str, Any] = {"runs": [], "shared": {}}
 FIELDS = {"name": str, "overrides": list, "epochs": int, "stages": list}
 
 
@@ -49,18 +52,27 @@ def read_manifest(sweep: Path) -> dict[str, Any] | None:
     for run in manifest["runs"]:
         if not _is_run(run):
             raise BrsweepError(f"{path}: damaged, it names {_shown(run)}; remove it and launch the sweep again")
+    shared = manifest.setdefault("shared", {})
+    if not isinstance(shared, dict):
+        raise BrsweepError(f"{path}: damaged, shared is {_shown(shared)}; remove it and launch the sweep again")
     return manifest
 
 
-def add_to_manifest(sweep: Path, name: str, command: str, runs: Iterable[Mapping[str, Any]]) -> None:
-    """Add runs (`name`, `overrides`, `epochs`, `stages`); one that is there already takes the new words."""
+def add_to_manifest(
+    sweep: Path, name: str, command: str, runs: Iterable[Mapping[str, Any]], shared: Mapping[str, int] | None = None
+) -> None:
+    """Add runs (`name`, `overrides`, `epochs`, `stages`); one that is there already takes the new words.
+
+    shared: of the stages that the launch trains by themselves, folder -> epochs.
+    """
     with os_lock(sweep / ".manifest.lock", lambda: None):
         try:
-            known = {run["name"]: run for run in (read_manifest(sweep) or {"runs": []})["runs"]}
+            before = read_manifest(sweep) or NO_RUNS
         except BrsweepError:
-            known = {}  # a damaged manifest is written anew: it holds nothing that a launch does not know
-        known |= {run["name"]: dict(run) for run in runs}
+            before = NO_RUNS  # a damaged manifest is written anew: it holds nothing that a launch does not know
+        known = {run["name"]: run for run in before["runs"]} | {run["name"]: dict(run) for run in runs}
         manifest = {"version": VERSION, "name": name, "command": command, "runs": list(known.values())}
+        manifest["shared"] = before["shared"] | dict(shared or {})
         write_atomically(sweep / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
@@ -74,17 +86,29 @@ def runs_of(sweep: Path, warn: Callable[[str], None]) -> list[RunStatus]:
         raise BrsweepError(f"{sweep}: no such folder; give a sweep's, such as runs/default")
     others = sorted({path.parent.name for name in (CONFIG, RESULT) for path in sweep.glob(f"*/{name}")})
     try:
-        manifest = read_manifest(sweep) or {"runs": []}
+        manifest = read_manifest(sweep) or NO_RUNS
     except BrsweepError as error:
         if not others:
             raise
         warn(f"{error}; only runs that have a folder are shown")
-        manifest = {"runs": []}
+        manifest = NO_RUNS
     known = {run["name"]: run for run in manifest["runs"]}
     if not known and not others:
         raise BrsweepError(f"{sweep}: holds no run; a sweep's folder is <output_dir>/<sweep_name>")
-    names = dict.fromkeys([*known, *others])
-    return [run_status(sweep / name, known.get(name, {})) for name in names]
+    stages = shared_stages(sweep, manifest)
+    runs = []
+    for name in dict.fromkeys([*known, *others]):
+        planned = known.get(name, {})
+        runs.append(behind(run_status(sweep / name, planned), planned.get("stages", ()), stages))
+    return runs
+
+
+def stages_of(sweep: Path) -> list[SharedStage]:
+    """The shared stages of a sweep folder that were begun; how many epochs they have is known by its manifest."""
+    try:
+        return shared_stages(sweep, read_manifest(sweep) or NO_RUNS)
+    except BrsweepError:
+        return shared_stages(sweep, NO_RUNS)
 
 
 def _shown(value: Any) -> str:

@@ -6,7 +6,7 @@ The same for every engine: points that are one run are one run, finished runs an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +17,17 @@ from brsweep.runs.folder import RunFolder
 from brsweep.runs.run import Run, finished_elsewhere, finished_result, sweeps_in
 from brsweep.stages.signature import digest
 from brsweep.stages.store import stores
-from brsweep.sweep.manifest import add_to_manifest
+from brsweep.sweep.manifest import add_to_manifest, stages_of
+from brsweep.sweep.shared import STAGES
 from brsweep.sweep.tree import Task, epochs_apart, grow
 
 ONE_PER_SWEEP = ("sweep_name", "output_dir", "store_dir", "force", "stale")
-PARTS = ("model", "reg", "float_optimizer", "qat_optimizer", "logger", "quant", "device", "kernels")
+NETWORK = ("model", "data", "pretrained", "pretrained_replace_head")
+PARTS = (
+    *NETWORK, "quant", "reg", "float_optimizer", "qat_optimizer", "logger", "device", "kernels", "deterministic",
+    "precision", "compile",
+)  # fmt: skip
+"""What of a configuration is checked before anything starts; the seed is none of it."""
 
 
 class Point(NamedTuple):
@@ -65,7 +71,12 @@ class SweepPlan:
             }
             for run in self.runs
         ]
-        add_to_manifest(self.path, self.runs[0].config["sweep_name"], command, runs)
+        shared = {task.name: task.epochs_at_end for task in self.tasks if task.upto is not None}
+        add_to_manifest(self.path, self.runs[0].config["sweep_name"], command, runs, shared)
+        mine = {stage.signature for run in self.runs for stage in run.stages}
+        for stage in stages_of(self.path):
+            if stage.signature in mine and f"{STAGES}/{stage.status.name}" not in shared:
+                RunFolder(stage.status.path).forget_failure()  # it is in the store by now, whoever trained it
         for run in self.runs:
             if run.name in self.elsewhere:
                 with run.folder.locked():
@@ -167,16 +178,25 @@ def check_grid(plan: SweepPlan, device: bool = True) -> None:
     """
     from brsweep.stages.preflight import check_parts
 
-    seen = set()
+    checked: dict[str, Run] = {}
     for run in plan.runs:
-        parts = digest({key: run.config[key] for key in PARTS})
-        if parts in seen or run.name in plan.finished:
-            continue
-        seen.add(parts)
+        if run.name not in plan.finished:
+            checked.setdefault(digest({key: run.config[key] for key in PARTS}), run)
+    made: dict[str, Any] = {}
+    for run in _neighbours(checked.values()):
         try:
-            check_parts(run.config, device, run.source)
+            check_parts(run.config, device, run.source, made)
         except BrsweepError as error:
             raise BrsweepError(f"{error} (at {plan.words[run.name]}; nothing was started)") from None
+
+
+def _neighbours(runs: Iterable[Run]) -> list[Run]:
+    """Runs of one network next to each other, and among them those that quantize it alike."""
+    groups: dict[str, dict[str, list[Run]]] = {}
+    for run in runs:
+        network = groups.setdefault(digest([run.config[key] for key in NETWORK]), {})
+        network.setdefault(digest(run.config["quant"]), []).append(run)
+    return [run for network in groups.values() for alike in network.values() for run in alike]
 
 
 def _alone(overrides: Sequence[str]) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from brsweep.runs.status import RunStatus, run_status
-from brsweep.stages.plan import outline
+from brsweep.runs.status import run_status
+from brsweep.runs.words import duration, progress
 from brsweep.sweep.tree import FINISHED, Outcome, Task
 
 REDRAW_S = 1.0
@@ -60,13 +61,29 @@ class LiveTable(Lines):
         if time.monotonic() - self._drawn < REDRAW_S:
             return
         self._drawn = time.monotonic()
+        self._live.update(self.picture(running, left), refresh=True)
+
+    def picture(self, running: Sequence[Task], to_end: int) -> Any:
+        """The table, for rich to draw."""
         from rich.table import Table
 
-        table = Table("running", "epoch", "validation", "left", caption=f"{left} of the sweep's tasks to end")
+        table = Table("running", "epoch", "validation", "left", caption=f"{to_end} of the sweep's tasks to end")
+        for column in table.columns[1:]:
+            column.no_wrap, column.justify = True, "right"
         for task in running:
-            status = run_status(task.folder.path, {"epochs": _epochs_upto(task)})
-            table.add_row(task.name, progress(status), percent(status.accuracy), duration(status.time_left_s))
-        self._live.update(table, refresh=True)
+            status = run_status(task.folder.path, {"epochs": task.epochs_at_end})
+            left = duration(status.time_left_s)
+            table.add_row(self._label(task), progress(status), percent(status.val_accuracy), left)
+        return table
+
+    def _label(self, task: Task) -> str:
+        """What sets a run apart; a shared stage by what the runs have in common that need it."""
+        if task.upto is None:
+            return self._words.get(task.name) or task.name
+        told = [self._words.get(name, "").split() for name in task.runs]
+        common = [word for word in told[0] if all(word in words for words in told)] if told else []
+        stages = " + ".join(stage.name for stage in task.stages)
+        return " ".join([f"{stages} for {len(task.runs)} runs", *common])
 
     def close(self) -> None:
         self._live.stop()
@@ -77,29 +94,8 @@ def screen(words: Mapping[str, str]) -> Lines:
     return LiveTable(words) if sys.stdout.isatty() else Lines(words)
 
 
-def progress(status: RunStatus) -> str:
-    return f"{status.done}/{'?' if status.total is None else status.total}"
-
-
 def percent(share: float | None) -> str:
     return "" if share is None else f"{share:.2%}"
-
-
-def duration(seconds: float | None) -> str:
-    """`1 h 05 min`, `3 min`, `20 s`; nothing for None."""
-    if seconds is None:
-        return ""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _epochs_upto(task: Task) -> int:
-    """Epochs of the task's stages and of those before, whose records come first in its folder."""
-    stages = outline(task.config)
-    last = [stage.name for stage in stages].index(task.stages[-1].name)
-    return sum(stage.epochs for stage in stages[: last + 1])
 
 
 def _result(task: Task) -> str:

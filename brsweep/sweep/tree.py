@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from brsweep.runs.folder import RunFolder
 from brsweep.runs.run import Run, shared_folder
-from brsweep.stages.plan import Stage
+from brsweep.stages.plan import Stage, outline
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,13 @@ class Task:
     @property
     def epochs(self) -> int:
         return sum(stage.epochs for stage in self.stages)
+
+    @property
+    def epochs_at_end(self) -> int:
+        """Epochs of its stages and of those before, whose records come first in its folder."""
+        stages = outline(self.config)
+        last = [stage.name for stage in stages].index(self.stages[-1].name)
+        return sum(stage.epochs for stage in stages[: last + 1])
 
     @property
     def folder(self) -> RunFolder:

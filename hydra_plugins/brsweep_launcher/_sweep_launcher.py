@@ -29,6 +29,10 @@ class SweepLauncher(Launcher):
         points = compose_points(self.hydra_context.config_loader, self.config, job_overrides)
         plan = plan_sweep(points)
         results = self.do(plan, masked(f"python -m brsweep.train {shlex.join(sys.argv[1:])}"))
+        if not self.options["dry_run"] and all(run.name in results for run in plan.runs):
+            from brsweep.report.answer import close
+
+            close(plan.path, [point.config for point in points])
         return [_returned(point.overrides, results.get(name)) for point, name in zip(points, plan.names, strict=True)]
 
     @abstractmethod
