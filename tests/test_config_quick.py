@@ -52,7 +52,7 @@ def test_on_they_are_part_of_what_a_run_is(tmp_path):
     assert [data_name(run.config) for run in runs] == ["synthetic", "synthetic-9perclass", "synthetic-quick"]
     plain, limited, quick = (run.source.identity() for run in runs)
     assert limited == f"{plain} limit=9" and quick == f"{plain} quick=256"
-    assert tags(runs[2].config)[-1] == "quick" and "quick" not in tags(runs[1].config)
+    assert tags(runs[2].config, 0)[-1] == "quick" and "quick" not in tags(runs[1].config, 0)
 
 
 def test_each_class_gives_its_first_of_a_fixed_order():
