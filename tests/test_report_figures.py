@@ -15,6 +15,7 @@ from brsweep.report.figures.pairs import pairs
 from brsweep.report.results import judge
 from brsweep.report.rows import cohorts
 from brsweep.report.runs import read_sweeps
+from brsweep.runs.folder import RunFolder
 
 LAMBDAS = (0.0, 0.1, 10.0)
 CONTROLS = ((False, False), (True, False), (False, True))
@@ -166,6 +167,27 @@ def test_stages_are_marked_in_the_curves(table):
     assert [(at, word) for at, word in figure.panels[0].marks] == [(0.5, "float"), (2.5, "warm-up"), (3.5, "BR")]
     assert [s.name for s in figure.panels[0].series] == ["LSQ", "LSQ + BR"]
     assert len(figure.panels[0].series[0].y) == 5
+
+
+def test_stages_are_those_of_the_plan_whatever_they_are_called(tmp_path, monkeypatch):
+    """Marks and histograms follow the list of stages; no figure knows a name by heart."""
+    names = {"FLOAT": "first", "WARMUP": "second", "REGULARIZED": "third"}
+    for constant, name in names.items():
+        monkeypatch.setattr(f"brsweep.stages.plan.{constant}", name)
+    folder = write_run(tmp_path / "s", {"reg.lambda_weight": 0.0, "reg.lambda_act": 0.0}, sites=ONE_BLOCK)
+    result = RunFolder(folder).result()
+    (folder / "snapshots" / "br-end.npz").rename(folder / "snapshots" / "third-end.npz")
+    for file in ("metrics.jsonl", "layers.jsonl"):
+        text = (folder / file).read_text()
+        for old, new in (("float", "first"), ("warmup", "second"), ("br", "third")):
+            text = text.replace(f'"stage": "{old}"', f'"stage": "{new}"')
+        (folder / file).unlink()
+        (folder / file).write_text(text)
+    RunFolder(folder).write_result(result)
+    shown = {f.name: f for f in figures([judged(tmp_path / "s")])}
+    assert [word for _, word in shown["training"].panels[0].marks] == ["float", "warm-up", "LSQ"]
+    assert [word for _, word in shown["alpha-w2a2"].panels[0].marks] == ["warm-up", "LSQ"]
+    assert isinstance(shown["weights-w2a2"], Figure)
 
 
 def test_a_second_cohorts_figures_have_names_of_their_own(tmp_path):

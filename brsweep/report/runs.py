@@ -20,7 +20,7 @@ from brsweep.report.exports import NOTHING, Exports, exports_of
 from brsweep.runs import words
 from brsweep.runs.folder import CONFIG, RESULT, RunFolder
 from brsweep.runs.status import FINISHED, RunStatus, finite, leads_elsewhere, run_status
-from brsweep.stages.plan import BIN_REGULARIZATION, canonical, outline
+from brsweep.stages.plan import BIN_REGULARIZATION, Stage, canonical, outline
 from brsweep.sweep.manifest import runs_of
 from brsweep.tracking.snapshots import Histogram
 
@@ -83,6 +83,11 @@ class ReportedRun:
     @property
     def data_set(self) -> str:
         return self.config["data"]["_target_"].rpartition(".")[2].lower() if self.config else "unknown"
+
+    @property
+    def stages(self) -> list[Stage]:
+        """First to last; none where its configuration is not known."""
+        return outline(self.config) if self.config else []
 
     @property
     def counts(self) -> bool:

@@ -10,13 +10,12 @@ from brsweep.report.figures.pairs import Pair
 from brsweep.report.results import Result
 from brsweep.report.runs import ReportedRun
 from brsweep.runs import words
-from brsweep.stages.plan import BIN_REGULARIZATION, REGULARIZED
+from brsweep.stages.plan import BIN_REGULARIZATION, Stage
 
 DRAWN = (
     "train_accuracy", "val_accuracy", "test_accuracy", "train_loss", "task_loss", "penalty_weight", "penalty_act", "lr",
 )  # fmt: skip
 """What of an epoch's record is drawn on the page."""
-STAGE_WORDS = {"float": "float", "warmup": "warm-up"}
 
 
 def training_curves(pairs: Sequence[Pair]) -> Figure | Absent:
@@ -35,7 +34,7 @@ def _panels(pair: Pair) -> list[Panel]:
     runs = [run for _, row in pair.rows for run in row.row.counted if run.records]
     if not runs:
         return []
-    marks = stage_marks(runs[0].records, last_stage(pair))
+    marks = pair_marks(pair, runs[0].records)
     shown = (("validation accuracy (%)", _epoch_accuracy), ("task loss", _task_loss))
     return [
         Panel(pair.title, _over_seeds(pair.rows, value), "epoch", label, marks=marks, y_log=label == "task loss")
@@ -53,21 +52,38 @@ def _epoch_accuracy(record: Mapping[str, Any]) -> float | None:
     return None if value is None else 100 * value
 
 
-def last_stage(pair: Pair) -> str:
-    """What the last stage is called: the regularizer's name."""
-    return pair.rows[-1][1].row.regularizer or "BR"
+def stage_words(stages: Sequence[Stage], method: str) -> dict[str, str]:
+    """Stage -> what figures call it: `method` the last one, by its regularizer or its quantizer; those of other bits by
+    these; the others that quantize warm up for it.
+
+    >>> bits = {"bits": (2, 2)}
+    >>> stage_words([Stage("a", 0, 9, 9), Stage("b", 0, 9, 9, bits=(4, 4)), Stage("c", 0, 3, 9, **bits),
+    ...              Stage("d", 3, 9, 9, **bits)], "BR")
+    {'a': 'float', 'b': 'W4A4', 'c': 'warm-up', 'd': 'BR'}
+    """
+    found = {}
+    for stage in stages:
+        found[stage.name] = "warm-up" if stage.quantized else "float"
+        if stage.quantized and stage.bits != stages[-1].bits:
+            found[stage.name] = "W{}A{}".format(*stage.bits)
+    return found | {stage.name: method for stage in stages[-1:]}
 
 
-def stage_marks(records: Sequence[Mapping[str, Any]], regularizer: str) -> list[tuple[float, str]]:
-    """Where each stage begins, in epochs of the whole run, with its name; the last one is called after `regularizer`.
+def stage_marks(records: Sequence[Mapping[str, Any]], called: Mapping[str, str]) -> list[tuple[float, str]]:
+    """Where each stage begins, in epochs of the whole run, with what it is called, or else its name.
 
-    >>> stage_marks([{"stage": "float"}, {"stage": "float"}, {"stage": "br"}], "BR")
+    >>> stage_marks([{"stage": "float"}, {"stage": "float"}, {"stage": "br"}], {"br": "BR"})
     [(0.5, 'float'), (2.5, 'BR')]
     """
-    stage_words = STAGE_WORDS | {REGULARIZED: regularizer}
-    names = [record.get("stage") for record in records]
+    names = [str(record.get("stage")) for record in records]
     starts = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
-    return [(i + 0.5, stage_words.get(str(names[i]), str(names[i]))) for i in starts]
+    return [(i + 0.5, called.get(names[i], names[i])) for i in starts]
+
+
+def pair_marks(pair: Pair, records: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
+    """`stage_marks` of records of its runs, the last stage called after what its method adds."""
+    row = pair.rows[-1][1].row
+    return stage_marks(records, stage_words(pair.runs[-1][1].stages, row.regularizer or row.quantizer))
 
 
 def _over_seeds(rows: Sequence[tuple[str, Result]], value: Callable[[Mapping[str, Any]], Any]) -> list[Series]:
@@ -89,9 +105,18 @@ def own_curves(run: ReportedRun) -> dict[str, Any]:
     known = {key: values for key, values in curves.items() if any(value is not None for value in values)}
     if not run.records:
         return {}
-    own = run.config is not None and words.is_regularized(run.config) and run.config["reg"]["_target_"]
-    name = "BR" if own in (False, BIN_REGULARIZATION) else own.rpartition(".")[2]
-    return {"marks": stage_marks(run.records, name), "values": known}
+    return {"marks": stage_marks(run.records, stage_words(run.stages, _method(run))), "values": known}
+
+
+def _method(run: ReportedRun) -> str:
+    """The regularizer in force, or the quantizer."""
+    if run.config is None:
+        return ""
+    if not words.is_regularized(run.config):
+        target = run.config["quant"]["quantizer"]["_target_"]
+        return "LSQ" if target == words.LSQ_QUANTIZER else target.rpartition(".")[2]
+    target = run.config["reg"]["_target_"]
+    return "BR" if target == BIN_REGULARIZATION else target.rpartition(".")[2]
 
 
 def _four_digits(value: float | None) -> float | None:
