@@ -214,3 +214,32 @@ def test_every_kind_of_panel_is_drawn_twice(tmp_path):
         draw(figure, tmp_path)
         assert (tmp_path / f"{figure.name}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / f"{figure.name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def drawn(figure: Figure, tmp_path, monkeypatch):
+    """The canvas of what `draw` writes."""
+    kept = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda canvas, *_, **__: kept.append(canvas))
+    draw(figure, tmp_path)
+    kept[0].canvas.draw()
+    return kept[0], kept[0].canvas.get_renderer()
+
+
+@pytest.mark.parametrize("level", [0.0000245, 0.0245, 245.0])
+def test_words_beside_an_axis_are_whole_and_ticks_are_three(level, tmp_path, monkeypatch):
+    """However long the ticks' words are: nothing sticks out of the file, and no stage's name meets another."""
+    values = Series("s", list(range(1, 31)), [level * (1 + i / 30) for i in range(30)])
+    marks = [(0.5, "float"), (26.5, "warm-up"), (27.5, "OscillationAware")]
+    panels = [Panel("weights, LSQ", [values], "epoch", "alpha", y_log=log, marks=marks) for log in (True, False)]
+    canvas, renderer = drawn(Figure("f", "t", "c", panels), tmp_path, monkeypatch)
+    whole = canvas.bbox
+    for ax in canvas.axes:
+        low, high = ax.get_ylim()
+        ticks = [tick for tick in ax.get_yticklabels() if low <= tick.get_position()[1] <= high]
+        for text in (ax.yaxis.label, ax.xaxis.label, ax.title, *ax.texts, *ticks):
+            box = text.get_window_extent(renderer)
+            assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1, text
+        names = [text.get_window_extent(renderer) for text in (*ax.texts, ax.title)]
+        assert not any(a.overlaps(b) for i, a in enumerate(names) for b in names[:i])
+        for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+            assert sum(low <= tick <= high for tick in axis.get_majorticklocs()) >= 3
