@@ -208,9 +208,10 @@ def plain_data(value: Any, path: Path, depth: int = 0) -> Any:
 
 
 def _epochs_of(folder: RunFolder) -> list[dict[str, Any]]:
-    """The records' stages and numbers."""
+    """The records' stages, numbers and truth values."""
     return [
-        {key: finite(value) for key, value in record.items()} | {"stage": words.printable(record["stage"])}
+        {key: value if isinstance(value, bool) else finite(value) for key, value in record.items()}
+        | {"stage": words.printable(record["stage"])}
         for record in folder.records()
     ]
 

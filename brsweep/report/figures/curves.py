@@ -7,7 +7,6 @@ from typing import Any
 
 from brsweep.report.figures import Absent, Figure, Panel, Series
 from brsweep.report.figures.pairs import Pair
-from brsweep.report.results import Result
 from brsweep.report.runs import ReportedRun
 from brsweep.runs import words
 from brsweep.stages.plan import BIN_REGULARIZATION, Stage
@@ -31,15 +30,21 @@ def training_curves(pairs: Sequence[Pair]) -> Figure | Absent:
 
 
 def _panels(pair: Pair) -> list[Panel]:
-    runs = [run for _, row in pair.rows for run in row.row.counted if run.records]
-    if not runs:
-        return []
-    marks = pair_marks(pair, runs[0].records)
-    shown = (("validation accuracy (%)", _epoch_accuracy), ("task loss", _task_loss))
-    return [
-        Panel(pair.title, _over_seeds(pair.rows, value), "epoch", label, marks=marks, y_log=label == "task loss")
-        for label, value in shown
-    ]
+    return curve_panels(pair.title, [(name, row.row.counted) for name, row in pair.rows])
+
+
+def curve_panels(title: str, shown: Sequence[tuple[str, Sequence[ReportedRun]]]) -> list[Panel]:
+    """Accuracy and task loss of named runs over the epochs, those of one name together; none where none has any. The
+    stages are those of the last one."""
+    known = [(name, [run for run in runs if run.records]) for name, runs in shown]
+    last = [run for _, runs in known for run in runs][-1:]
+    panels = []
+    for run in last:
+        marks = run_marks(run, run.records)
+        for label, value in (("validation accuracy (%)", _epoch_accuracy), ("task loss", _task_loss)):
+            log = label == "task loss"
+            panels.append(Panel(title, _over_seeds(known, value), "epoch", label, marks=marks, y_log=log))
+    return panels
 
 
 def _task_loss(record: Mapping[str, Any]) -> float | None:
@@ -80,16 +85,17 @@ def stage_marks(records: Sequence[Mapping[str, Any]], called: Mapping[str, str])
     return [(i + 0.5, called.get(names[i], names[i])) for i in starts]
 
 
-def pair_marks(pair: Pair, records: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
-    """`stage_marks` of records of its runs, the last stage called after what its method adds."""
-    row = pair.rows[-1][1].row
-    return stage_marks(records, stage_words(pair.runs[-1][1].stages, row.regularizer or row.quantizer))
+def run_marks(run: ReportedRun, records: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
+    """`stage_marks` of its records, the last stage called after its method."""
+    return stage_marks(records, stage_words(run.stages, _method(run)))
 
 
-def _over_seeds(rows: Sequence[tuple[str, Result]], value: Callable[[Mapping[str, Any]], Any]) -> list[Series]:
+def _over_seeds(
+    shown: Sequence[tuple[str, Sequence[ReportedRun]]], value: Callable[[Mapping[str, Any]], Any]
+) -> list[Series]:
     result = []
-    for color, (name, row) in enumerate(rows):
-        curves = [[value(record) for record in run.records] for run in row.row.counted if run.records]
+    for color, (name, runs) in enumerate(shown):
+        curves = [[value(record) for record in run.records] for run in runs]
         length = min(map(len, curves), default=0)
         columns = [[c[i] for c in curves if c[i] is not None] for i in range(length)]
         mean = [sum(column) / len(column) if column else None for column in columns]
@@ -105,7 +111,7 @@ def own_curves(run: ReportedRun) -> dict[str, Any]:
     known = {key: values for key, values in curves.items() if any(value is not None for value in values)}
     if not run.records:
         return {}
-    return {"marks": stage_marks(run.records, stage_words(run.stages, _method(run))), "values": known}
+    return {"marks": run_marks(run, run.records), "values": known}
 
 
 def _method(run: ReportedRun) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from brsweep.errors import BrsweepError
 from brsweep.report.figures import Absent, Figure, Heat, Panel, Series
-from brsweep.report.figures.curves import pair_marks
+from brsweep.report.figures.curves import run_marks
 from brsweep.report.figures.pairs import Pair
 from brsweep.report.runs import ReportedRun, histograms, layer_records
 from brsweep.runs.words import printable
@@ -60,7 +60,7 @@ class Inside:
         return values[-1] if values else None
 
     def marks(self) -> list[tuple[float, str]]:
-        return pair_marks(self.pair, next((records for records in self.epochs.values() if records), []))
+        return run_marks(self.pair.runs[-1][1], next((records for records in self.epochs.values() if records), []))
 
 
 def _at_the_end(run: ReportedRun) -> str:
