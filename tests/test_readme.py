@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -143,8 +145,18 @@ def test_the_tree_names_what_is_there():
         assert len(line.split(maxsplit=1)) == 2 or line == "brsweep/", f"no half line for {line.strip()}"
 
 
-def test_links_and_pictures_exist():
-    links = re.findall(r"\]\(([^)#]+)\)", TEXT)
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_and_pictures_exist(page):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text())
     assert len(links) >= 3
     for link in links:
         assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+def test_the_changelog_begins_with_the_version_and_the_licence_is_the_one_that_is_named():
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)[0] == about["version"]
+    text = (ROOT / "LICENSE").read_bytes()
+    standard = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"  # of the text at apache.org
+    assert about["license"] == "Apache-2.0" and hashlib.sha256(text).hexdigest() == standard
+    assert about["license-files"] == ["LICENSE"]

@@ -153,6 +153,59 @@ def test_nothing_is_wider_than_the_window(browser, width, place):
     assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
 
 
+def test_no_table_is_clipped_at_1400_pixels(browser, tmp_path):
+    """Of a sweep whose rows differ in a dozen settings, too."""
+    changes = {"reg.ramp.act": "constant", "reg.ramp.weight": "constant", "reg.saturated.act": "ignore",
+               "reg.unit.act": "value", "reg.unit.weight": "value", "reg.reduction.act": "sum",
+               "reg.reduction.weight": "sum", "reg.backprop_to_alpha": True, "schedule.freeze_alpha": True,
+               "reg.lambda_weight": 0.5}  # fmt: skip
+    for seed in (1, 2, 3):
+        write_run(tmp_path / "wide", {"seed": seed, "reg.lambda_weight": 0.0, "reg.lambda_act": 0.0})
+        write_run(tmp_path / "wide", {"seed": seed})
+        for key, value in changes.items():
+            write_run(tmp_path / "wide", {"seed": seed, key: value})
+    write_run(tmp_path / "wide", {"seed": 4}, state="failed")
+    tables = [judge(cohort) for cohort in cohorts(read_sweeps([tmp_path / "wide"])[0])]
+    (tmp_path / "wide.html").write_text(page("wide", tables, [], []))
+    clipped = """return [...document.querySelectorAll(".scroll")]
+        .filter((place) => place.scrollWidth > place.clientWidth).map((place) => place.ariaLabel)"""
+    resize(browser, 1400)
+    assert browser.execute_script(clipped) == []
+    browser.get((tmp_path / "wide.html").as_uri())
+    assert browser.execute_script("return document.querySelectorAll('#table-1 thead th').length") > 18
+    assert browser.execute_script(clipped) == []
+
+
+PANEL = {"title": "", "x_label": "epoch", "y_label": "", "x_ticks": None, "y_hidden": False, "y_log": True,
+         "levels": [], "heat": None, "marks": [[0.5, "float"], [20.5, "warm-up"], [21.5, "BR"]]}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["large", "medium"])
+def test_names_of_short_stages_stand_above_each_other(browser, kind):
+    series = {"name": "s", "x": list(range(1, 32)), "y": [1.0] * 31, "low": None, "high": None, "dots": [],
+              "color": 0, "shade": None, "area": False, "markers": False}  # fmt: skip
+    script = """
+      const svg = document.body.appendChild(drawPanel(arguments[0], arguments[1]));
+      svg.style.width = `${SIZES[arguments[1]].width}px`;
+      const words = [...svg.querySelectorAll("text")].filter((text) => /float|warm-up|BR/.test(text.textContent));
+      return words.map((text) => { const b = text.getBBox(); return [b.x, b.y, b.x + b.width, b.y + b.height]; });
+    """
+    boxes = browser.execute_script(script, PANEL | {"series": [series]}, kind)
+    assert len(boxes) == 3 and all(box[1] >= -2 for box in boxes)
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] + 2 or b[3] <= a[1] + 2
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.24, 0.55), (0.49, 0.51), (1e-9, 1.0), (0.3, 3.3), (61, 64), (0, 1e-3)])
+def test_an_axis_has_three_ticks_or_more(browser, low, high):
+    ticks = browser.execute_script("return roundTicks(arguments[0], arguments[1], 5)", low, high)
+    assert 3 <= len(ticks) <= 9 and low <= ticks[0] and ticks[-1] <= high
+    if low > 0:
+        ticks = browser.execute_script("return logTicks(arguments[0], arguments[1])", low, high)
+        assert 3 <= len(ticks) <= 9 and low <= ticks[0] and ticks[-1] <= high
+
+
 def test_light_and_dark_follow_the_system_and_the_button(browser):
     paper = "return getComputedStyle(document.body).backgroundColor"
     resize(browser, 1280, dark=False)

@@ -15,6 +15,7 @@ from brsweep.report.figures.pairs import pairs
 from brsweep.report.results import judge
 from brsweep.report.rows import cohorts
 from brsweep.report.runs import read_sweeps
+from brsweep.runs.folder import RunFolder
 
 LAMBDAS = (0.0, 0.1, 10.0)
 CONTROLS = ((False, False), (True, False), (False, True))
@@ -168,6 +169,27 @@ def test_stages_are_marked_in_the_curves(table):
     assert len(figure.panels[0].series[0].y) == 5
 
 
+def test_stages_are_those_of_the_plan_whatever_they_are_called(tmp_path, monkeypatch):
+    """Marks and histograms follow the list of stages; no figure knows a name by heart."""
+    names = {"FLOAT": "first", "WARMUP": "second", "REGULARIZED": "third"}
+    for constant, name in names.items():
+        monkeypatch.setattr(f"brsweep.stages.plan.{constant}", name)
+    folder = write_run(tmp_path / "s", {"reg.lambda_weight": 0.0, "reg.lambda_act": 0.0}, sites=ONE_BLOCK)
+    result = RunFolder(folder).result()
+    (folder / "snapshots" / "br-end.npz").rename(folder / "snapshots" / "third-end.npz")
+    for file in ("metrics.jsonl", "layers.jsonl"):
+        text = (folder / file).read_text()
+        for old, new in (("float", "first"), ("warmup", "second"), ("br", "third")):
+            text = text.replace(f'"stage": "{old}"', f'"stage": "{new}"')
+        (folder / file).unlink()
+        (folder / file).write_text(text)
+    RunFolder(folder).write_result(result)
+    shown = {f.name: f for f in figures([judged(tmp_path / "s")])}
+    assert [word for _, word in shown["training"].panels[0].marks] == ["float", "warm-up", "LSQ"]
+    assert [word for _, word in shown["alpha-w2a2"].panels[0].marks] == ["warm-up", "LSQ"]
+    assert isinstance(shown["weights-w2a2"], Figure)
+
+
 def test_a_second_cohorts_figures_have_names_of_their_own(tmp_path):
     write_run(tmp_path / "s", {"seed": 1})
     write_run(tmp_path / "s", {"seed": 2}, result={"core": "other"})
@@ -192,3 +214,32 @@ def test_every_kind_of_panel_is_drawn_twice(tmp_path):
         draw(figure, tmp_path)
         assert (tmp_path / f"{figure.name}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / f"{figure.name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def drawn(figure: Figure, tmp_path, monkeypatch):
+    """The canvas of what `draw` writes."""
+    kept = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda canvas, *_, **__: kept.append(canvas))
+    draw(figure, tmp_path)
+    kept[0].canvas.draw()
+    return kept[0], kept[0].canvas.get_renderer()
+
+
+@pytest.mark.parametrize("level", [0.0000245, 0.0245, 245.0])
+def test_words_beside_an_axis_are_whole_and_ticks_are_three(level, tmp_path, monkeypatch):
+    """However long the ticks' words are: nothing sticks out of the file, and no stage's name meets another."""
+    values = Series("s", list(range(1, 31)), [level * (1 + i / 30) for i in range(30)])
+    marks = [(0.5, "float"), (26.5, "warm-up"), (27.5, "OscillationAware")]
+    panels = [Panel("weights, LSQ", [values], "epoch", "alpha", y_log=log, marks=marks) for log in (True, False)]
+    canvas, renderer = drawn(Figure("f", "t", "c", panels), tmp_path, monkeypatch)
+    whole = canvas.bbox
+    for ax in canvas.axes:
+        low, high = ax.get_ylim()
+        ticks = [tick for tick in ax.get_yticklabels() if low <= tick.get_position()[1] <= high]
+        for text in (ax.yaxis.label, ax.xaxis.label, ax.title, *ax.texts, *ticks):
+            box = text.get_window_extent(renderer)
+            assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1, text
+        names = [text.get_window_extent(renderer) for text in (*ax.texts, ax.title)]
+        assert not any(a.overlaps(b) for i, a in enumerate(names) for b in names[:i])
+        for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+            assert sum(low <= tick <= high for tick in axis.get_majorticklocs()) >= 3

@@ -69,7 +69,7 @@ def test_the_command_writes_every_file_without_torch(sweep, tmp_path):
     names = {figure.name for figure in figures(read(sweep)[0]) if isinstance(figure, Figure)}
     assert {"accuracy-lambda_act", "bits-lambda", "training", "weights-w2a2", "activations-w4a4", "codes"} < names
     drawn = {f"figures/{name}.{kind}" for name in names for kind in ("png", "pdf")}
-    assert files == {"index.html", "table.csv", "table.md", "table.tex"} | drawn
+    assert files == {"index.html", "table.csv", "table.md", "table.tex", "runs.csv", "epochs.csv"} | drawn
     assert all(path.stat().st_size > 2000 for path in (tmp_path / "r" / "figures").iterdir())
 
 
@@ -258,7 +258,8 @@ def test_what_else_lies_in_the_folder_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "figures", lambda tables: [])
     assert write.write_report([tmp_path / "s"], tmp_path / "out") == tmp_path / "out" / "index.html"
     found = {path.name for path in (tmp_path / "out").rglob("*")}
-    assert found == {"figures", "mine.png", "index.html", "table.csv", "table.md", "table.tex"}
+    tables = {"table.csv", "table.md", "table.tex", "runs.csv", "epochs.csv"}
+    assert found == {"figures", "mine.png", "index.html"} | tables
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
@@ -319,6 +320,21 @@ def test_compare_says_what_differs(tmp_path):
     assert ["kernels", "reference", "numba"] in lines
     assert ["test_accuracy", "50", "%", "62.5", "%", "+12.5", "points"] in lines
     assert not any(line and line[0].startswith("quant.") for line in lines)
+
+
+def test_compare_shows_stages_and_layers(tmp_path, capsys):
+    """As text; with --out as figures of the two runs on a page of their own."""
+    a, b = (write_run(tmp_path / "s", {"seed": 1, "reg.lambda_act": s}, sites=ONE_BLOCK) for s in (1.0, 2.0))
+    lines = [line.split() for line in compare(a, b).splitlines()]
+    assert ["br", "penalty_act", "1", "1"] in lines and ["warmup", "penalty_act", "2", "2"] in lines
+    assert ["stages.0.0.conv1", "0.113", "0.113", "0.05", "0.08", "0.006173", "0.006173", "0.03333", "0.03333"] in lines
+    assert main(["--compare", str(a), str(b), "--out", str(tmp_path / "out")]) == 0
+    shown = data_in((tmp_path / "out" / "index.html").read_text())["figures"]
+    assert set(shown) == {"training", "weights-a-b", "activations-a-b", "alpha-a-b", "occupancy-a-b", "codes"}
+    assert {series["name"] for series in shown["training"]["panels"][0]["series"]} == {"A", "B"}
+    (a / "layers.jsonl").unlink()
+    (a / "layers.jsonl").write_text("no record\n\n")
+    assert "not read: " in compare(a, b)
 
 
 def test_compare_of_an_unfinished_run_and_of_no_run(tmp_path, capsys):

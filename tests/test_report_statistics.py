@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from benchmarks.synthetic_sweep import write_run, write_sweep
+from benchmarks.synthetic_sweep import config, write_run, write_sweep
 from brsweep.report.notices import notices
-from brsweep.report.results import judge
+from brsweep.report.results import chosen, judge
 from brsweep.report.rows import NO_EFFECT, cohorts
-from brsweep.report.runs import read_sweeps
+from brsweep.report.runs import ReportedRun, read_sweeps
 from brsweep.report.spread import Paired, corrected, paired, spread
 from brsweep.report.table import headlines
 from brsweep.runs.folder import RunFolder
+from brsweep.runs.status import RunStatus
 from brsweep.runs.words import final_values
 from brsweep.sweep.manifest import add_to_manifest
 
@@ -146,7 +150,7 @@ def test_lambdas_without_a_seed_in_common_are_not_compared(tmp_path):
     write_lambda(tmp_path / "s", 1.0, {2: 0.9})
     (table,) = judged(tmp_path / "s")
     assert not table.picks and not any(r.picked for r in table.results) and headlines(table) == ([], [])
-    assert "W2A2: none of 2 lambdas is picked, they have no seed in common" in notices([table], [])
+    assert "W2A2: none of 2 lambdas is picked, they have no finished seed in common" in notices([table], [])
 
 
 def test_settings_are_ranked_over_the_seeds_that_all_have(tmp_path):
@@ -158,6 +162,42 @@ def test_settings_are_ranked_over_the_seeds_that_all_have(tmp_path):
     (table,) = judged(tmp_path / "s")
     first, others = headlines(table)
     assert len(first) == len(others) == 1 and "freeze_alpha false" in first[0]
+    assert "(of 2 settings over the one seed that all have)" in first[0] and "settings" not in others[0]
+
+
+def in_memory(frozen: bool, strength: float, seed: int, val: float | None) -> ReportedRun:
+    """A finished run, or a stopped one where `val` is None."""
+    changes = {"schedule.freeze_alpha": frozen, "reg.lambda_act": strength, "seed": seed}
+    name = f"{frozen}-{strength}-{seed}"
+    result = None if val is None else accuracy(0.5, val) | {"core": "c", "code": "c", "data": "d"}
+    status = RunStatus(name, Path(name), "stopped" if val is None else "finished")
+    return ReportedRun(status, "s", config(changes), result, ())
+
+
+def what_is_picked(values: dict[tuple[bool, float], dict[int, float | None]]) -> tuple:
+    """Per setting its pick, and which of the settings is the first."""
+    runs = [in_memory(*row, seed, val) for row, of in values.items() for seed, val in of.items()]
+    (table,) = [judge(cohort) for cohort in cohorts(runs)]
+    picks = [(p.result.row.config["schedule"]["freeze_alpha"], p.result.row.lambdas, p.seeds) for p in table.picks]
+    first = [p.result.row.settings for p in chosen(table)]
+    return picks, first, [(r.row.lambdas, r.picked) for r in table.results]
+
+
+ROWS = [(frozen, strength) for frozen in (False, True) for strength in (0.1, 1.0, 10.0)]
+ROW_VALUES = st.dictionaries(st.integers(1, 4), st.integers(0, 100).map(lambda of: of / 100), min_size=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=st.fixed_dictionaries(dict.fromkeys(ROWS, ROW_VALUES)), grown=st.sampled_from(ROWS),
+       added=st.dictionaries(st.integers(1, 9), st.sampled_from([None, 0.0, 1.0]), min_size=1))  # fmt: skip
+def test_seeds_added_to_one_row_change_no_choice(values, grown, added):
+    """Whatever the results are, and whatever state the added runs are in, as long as the seeds that all candidates of
+    the setting have stay the ones that they were: a seed that the row alone was waiting for is news of all of them."""
+    others = [of for row, of in values.items() if row[0] == grown[0] and row != grown]
+    waited_for = set.intersection(*map(set, others))
+    new = {seed: val for seed, val in added.items() if seed not in values[grown]}
+    new = {seed: val for seed, val in new.items() if val is None or seed not in waited_for}
+    assert what_is_picked(values | {grown: values[grown] | new}) == what_is_picked(values)
 
 
 def test_the_figures_of_a_run_are_those_that_a_tracker_is_told(tmp_path):
@@ -172,18 +212,23 @@ def test_the_figures_of_a_run_are_those_that_a_tracker_is_told(tmp_path):
     assert told["gap_to_float"] == row.gap_float.mean == 0.75 - 0.9
 
 
-def test_each_setting_picks_its_own_lambda_among_those_that_have_ended(tmp_path):
+def test_each_setting_picks_its_own_lambda_over_the_seeds_that_all_have_finished(tmp_path):
     sweep = tmp_path / "s"
     for frozen, strength, val in ((False, 0.1, 0.8), (False, 1.0, 0.7), (True, 0.1, 0.5), (True, 1.0, 0.6)):
         changes = {"schedule.freeze_alpha": frozen, "reg.lambda_act": strength}
         for seed in (1, 2):
             write_run(sweep, changes | {"seed": seed}, result=accuracy(0.5, val))
-    write_run(sweep, {"reg.lambda_act": 10.0, "seed": 1}, result=accuracy(0.5, 0.99))
-    write_run(sweep, {"reg.lambda_act": 10.0, "seed": 2}, state="stopped")
+    for strength, val in ((10.0, 0.99), (100.0, 0.1)):
+        write_run(sweep, {"reg.lambda_act": strength, "seed": 1}, result=accuracy(0.5, val))
+        write_run(sweep, {"reg.lambda_act": strength, "seed": 2}, state="stopped")
+    write_run(sweep, {"reg.lambda_act": 1000.0, "seed": 1}, state="stopped")
     (table,) = judged(sweep)
     picked = {(r.row.settings["schedule.freeze_alpha"], r.row.lambdas[1]) for r in table.results if r.picked}
-    assert picked == {(False, 0.1), (True, 1.0)}
-    assert [pick.incomplete for pick in table.picks if pick.setting["schedule.freeze_alpha"] is False] == [1]
+    assert picked == {(False, 10.0), (True, 1.0)}
+    (free,) = [pick for pick in table.picks if pick.setting["schedule.freeze_alpha"] is False]
+    assert (free.candidates, free.incomplete, free.seeds) == (4, 1, (1,))
+    (line, *_), _ = headlines(table)
+    assert "over the one seed that all have" in line and "Left aside: 1 lambda without a finished seed" in line
 
 
 def test_no_lambda_is_picked_without_a_validation_split(tmp_path):
@@ -244,4 +289,5 @@ def test_unfinished_runs_stand_in_their_rows_and_in_no_average(tmp_path):
     (result,) = table.results
     assert result.test.n == 2 and result.row.seeds == (1, 2, 3, 4, 5)
     assert result.notes == ("seed 3: failed (no memory left)", "seed 4: stopped", "seed 5: missing")
-    assert not table.picks, "a row with seeds to come is not picked"
+    (pick,) = table.picks
+    assert (pick.seeds, pick.candidates) == ((1, 2), 1), "seeds to come change nothing of those that are there"

@@ -6,6 +6,7 @@ spread.py     mean, standard deviation, paired differences, Holm's correction
 results.py    rows -> what the table says, with the lambda that validation picks
 published.py  figures of papers for the same net and bits
 table.py      results -> CSV, Markdown, LaTeX
+frames.py     runs -> a line for each run and for each epoch: CSV, pandas
 figures/      results -> figures as plain data; one renderer here (PNG, PDF), one in the page
 page.py       all of it -> index.html
 answer.py     what a sweep comes to, in a line or a few, where its command ends

@@ -22,11 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from brsweep.report.compare import compare
 
                 print(compare(*options.compare))
-                return 0
-            from brsweep.report.write import write_report
+                if options.out is None:
+                    return 0
+            from brsweep.report.write import write_comparison, write_report
 
-            out = options.out or default_place(options.sweeps)
-            path = write_report(options.sweeps, out)
+            if options.compare:
+                path = write_comparison(*options.compare, options.out)
+            else:
+                path = write_report(options.sweeps, options.out or default_place(options.sweeps))
     except BrsweepError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
@@ -46,12 +49,13 @@ def default_place(sweeps: Sequence[Path]) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m brsweep.report",
-        description="Tables (CSV, Markdown, LaTeX), figures (PNG, PDF) and one HTML page of finished, running or "
-        "broken sweeps; or two runs side by side.",
+        description="Tables (CSV, Markdown, LaTeX), all runs and all epochs (CSV), figures (PNG, PDF) and one HTML "
+        "page of finished, running or broken sweeps; or two runs side by side.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("sweeps", nargs="*", type=Path, default=[], help="sweep folders, such as runs/default")
-    what.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="two run folders: what differs")
+    what.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), 
+                      help="two run folders: what differs; with --out their curves and layers, too")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder for the report (default: <sweep>/report)")
     parser.add_argument("--open", action="store_true", help="show the page in a browser")
     return parser

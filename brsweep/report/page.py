@@ -5,6 +5,7 @@ are drawn by its script from the data that it carries. Every text is escaped, by
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -23,6 +24,8 @@ from brsweep.report.typeset import title
 
 ASSETS = Path(__file__).parent / "assets"
 RUN_NUMBERS = ("val_accuracy", "test_accuracy", "test_accuracy_last", "float_test_accuracy", "time_s")
+WORD = re.compile(r"[^._]+[._]*|[._]+")
+"""A part of a heading behind which a line may end."""
 
 
 def page(
@@ -73,7 +76,7 @@ def _table(judged: Judged, place: Mapping[int, int]) -> dict[str, Any]:
         "title": title(judged),
         "summary": first,
         "others": others,
-        "columns": [{"title": c.title, "number": _is_number(c, judged)} for c in columns],
+        "columns": [{"parts": WORD.findall(c.title), "number": _is_number(c, judged)} for c in columns],
         "rows": rows,
         "published": known,
         "why_none": why_none(configs[0]) if configs and not known else "",

@@ -3,7 +3,8 @@
 The gap to the baseline is paired: each run against the run of the same seed that differs from it in nothing but the
 regularizer, which it lacks (and a step size that trains on where the run's is frozen). A quantizer that nothing
 regularizes is compared in the same way with LSQ alone. A lambda is picked by mean validation accuracy over the seeds
-that all lambdas of its setting have; the test set chooses nothing.
+that all lambdas of its setting have finished, and a setting among others over those that all lambdas of all of them
+have: a seed that one row has alone moves its mean and no choice. The test set chooses nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from brsweep.report.published import Published, published
@@ -43,8 +45,9 @@ class Result:
 @dataclass(frozen=True)
 class Pick:
     """The row that validation picks among `candidates` that share `setting`, bits included, by `val`: over the `seeds`
-    that all of them have. `incomplete`: others that such a seed is missing of. `baseline`: of the baseline's row, the
-    same as `val`, where it has these seeds. `setting` is that of a quantizer alone where there is no lambda."""
+    that all of them have finished. `incomplete`: others, of which no seed has finished. `baseline`: of the baseline's
+    row, the same as `val`, where it has these seeds. `setting` is that of a quantizer alone where there is no lambda.
+    """
 
     setting: Mapping[str, Any]
     result: Result
@@ -219,14 +222,18 @@ def validation(row: Row) -> dict[int, float]:
     return {seed: value for seed, value in found.items() if value is not None}
 
 
+def seeds_of_all(picks: Sequence[Pick]) -> tuple[int, ...]:
+    """The seeds that all candidates of all `picks` have finished."""
+    return tuple(sorted(set.intersection(*(set(pick.seeds) for pick in picks)))) if picks else ()
+
+
 def best_pick(picks: Sequence[Pick]) -> Pick | None:
-    """Of picks of several settings the one with the highest validation accuracy over the seeds that all have; None
-    where they have none in common."""
-    known = [validation(pick.result.row) for pick in picks]
-    seeds = set.intersection(*map(set, known)) if known else set()
+    """Of picks of several settings the one with the highest validation accuracy over the seeds that all candidates
+    have; None where they have none in common."""
+    seeds = seeds_of_all(picks)
     if not seeds:
         return None
-    means = [sum(of[seed] for seed in seeds) / len(seeds) for of in known]
+    means = [fmean([validation(pick.result.row)[seed] for seed in seeds]) for pick in picks]
     return picks[means.index(max(means))]
 
 
@@ -253,11 +260,9 @@ def _picks(results: Sequence[Result]) -> tuple[tuple[Pick, ...], tuple[str, ...]
             pick = _pick(frame, rows, alone)
             if pick is not None:
                 picks.append(pick)
-            elif len(rows) > 1 and all(map(validation, (r.row for r in rows))):
-                shared = set.intersection(*({run.seed for run in r.row.runs} for r in rows))
-                why = "none has finished the seeds that all have" if shared else "they have no seed in common"
+            elif sum(bool(validation(r.row)) for r in rows) > 1:
                 label = ", ".join(filter(None, [bits, settings_in_words(frame)]))
-                unpicked.append(f"{label}: none of {len(rows)} lambdas is picked, {why}")
+                unpicked.append(f"{label}: none of {len(rows)} lambdas is picked, they have no finished seed in common")
         for result in mine:
             if not result.row.regularizer and not result.row.is_lsq:
                 but = [key for key in result.row.settings if key.startswith("quant.quantizer.")]
@@ -268,19 +273,13 @@ def _picks(results: Sequence[Result]) -> tuple[tuple[Pick, ...], tuple[str, ...]
 
 
 def _pick(frame: Mapping[str, Any], rows: Sequence[Result], alone: Sequence[Result]) -> Pick | None:
-    """None where the rows have no seed in common, or none of them has finished those that they have."""
-    begun = [{run.seed for run in r.row.runs} for r in rows]
-    seeds = tuple(sorted(seed for seed in set.intersection(*begun) if seed is not None))
-    spreads = {i: _validated(r.row, seeds) for i, r in enumerate(rows)}
-    fit = {i: val for i, val in spreads.items() if val is not None}
-    if not fit:
+    """None where the rows have no finished seed in common."""
+    begun = [(result, of) for result in rows if (of := validation(result.row))]
+    seeds = sorted(set.intersection(*(set(of) for _, of in begun))) if begun else []
+    if not seeds:
         return None
-    best = max(fit, key=lambda i: fit[i].mean)
-    baseline = next((val for r in alone if (val := _validated(r.row, seeds)) is not None), None)
-    return Pick(frame, rows[best], len(fit), len(rows) - len(fit), seeds, fit[best], baseline)
-
-
-def _validated(row: Row, seeds: Sequence[int]) -> Spread | None:
-    """Validation accuracy over `seeds`; None where one of them has none."""
-    of = validation(row)
-    return spread([of[seed] for seed in seeds]) if seeds and set(seeds) <= set(of) else None
+    best, of = max(begun, key=lambda row: fmean([row[1][seed] for seed in seeds]))
+    known = (validation(r.row) for r in alone)
+    baseline = next((spread([of[seed] for seed in seeds]) for of in known if set(seeds) <= set(of)), None)
+    val = spread([of[seed] for seed in seeds])
+    return Pick(frame, best, len(begun), len(rows) - len(begun), tuple(seeds), val, baseline)

@@ -20,7 +20,7 @@ from brsweep.report.exports import NOTHING, Exports, exports_of
 from brsweep.runs import words
 from brsweep.runs.folder import CONFIG, RESULT, RunFolder
 from brsweep.runs.status import FINISHED, RunStatus, finite, leads_elsewhere, run_status
-from brsweep.stages.plan import BIN_REGULARIZATION, canonical, outline
+from brsweep.stages.plan import BIN_REGULARIZATION, Stage, canonical, outline
 from brsweep.sweep.manifest import runs_of, stages_of
 from brsweep.sweep.shared import stage_line
 from brsweep.tracking.snapshots import Histogram
@@ -84,6 +84,11 @@ class ReportedRun:
     @property
     def data_set(self) -> str:
         return words.printable(words.data_name(self.config)) if self.config else "unknown"
+
+    @property
+    def stages(self) -> list[Stage]:
+        """First to last; none where its configuration is not known."""
+        return outline(self.config) if self.config else []
 
     @property
     def counts(self) -> bool:
@@ -207,9 +212,10 @@ def plain_data(value: Any, path: Path, depth: int = 0) -> Any:
 
 
 def _epochs_of(folder: RunFolder) -> list[dict[str, Any]]:
-    """The records' stages and numbers."""
+    """The records' stages, numbers and truth values."""
     return [
-        {key: finite(value) for key, value in record.items()} | {"stage": words.printable(record["stage"])}
+        {key: value if isinstance(value, bool) else finite(value) for key, value in record.items()}
+        | {"stage": words.printable(record["stage"])}
         for record in folder.records()
     ]
 

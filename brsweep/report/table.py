@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from brsweep.report.results import Judged, Pick, Result, chosen, inert, plain, row_label, short
+from brsweep.report.results import Judged, Pick, Result, chosen, inert, plain, row_label, seeds_of_all, short
 from brsweep.report.rows import BITS, NO_EFFECT, REGULARIZER
 from brsweep.report.spread import SIGNIFICANCE, Paired, Spread
 
@@ -24,7 +24,7 @@ LEGEND = (
     "alone, which the cell names); better or worse where Holm's p over all comparisons of this table is below "
     f"{SIGNIFICANCE:g}. Size is that of the parameters at their bits, where a network was exported. "
     "* marks the lambda with the best mean validation accuracy of its setting, over the seeds that "
-    "all of its lambdas have."
+    "all of its lambdas have finished."
 )
 
 
@@ -69,17 +69,25 @@ def headlines(judged: Judged) -> tuple[list[str], list[str]]:
     validation accuracy, and the others. Settings that have no seed in common are not compared: all are among the
     first."""
     first = chosen(judged)
-    return [_sentence(pick) for pick in first], [_sentence(p) for p in judged.picks if all(p is not f for f in first)]
+    others = [pick for pick in judged.picks if all(pick is not one for one in first)]
+    return [_sentence(pick, _rivals(pick, judged)) for pick in first], [_sentence(pick, ()) for pick in others]
 
 
-def _sentence(pick: Pick) -> str:
+def _rivals(pick: Pick, judged: Judged) -> list[Pick]:
+    """The picks of all settings at this one's bits, itself among them."""
+    return [other for other in judged.picks if other.result.row.bits == pick.result.row.bits]
+
+
+def _sentence(pick: Pick, rivals: Sequence[Pick]) -> str:
+    """`rivals`: the picks that this one was chosen among, itself included; none for one that was not chosen."""
     best = pick.result
-    line = row_label(best)
+    line, said = row_label(best), []
     if pick.candidates > 1:
-        seeds = f"the {len(pick.seeds)} seeds" if len(pick.seeds) > 1 else "the one seed"
-        line += (
-            f" (best on validation of {pick.candidates} lambdas, {percentage(pick.val)} % over {seeds} that all have)"
-        )
+        said.append(f"best on validation of {pick.candidates} lambdas, {percentage(pick.val)} % over "
+                    f"{_seeds(pick.seeds)} that all have")  # fmt: skip
+    if len(rivals) > 1 and (seeds := seeds_of_all(rivals)):
+        said.append(f"of {len(rivals)} settings over {_seeds(seeds)} that all have")
+    line += f" ({'; '.join(said)})" if said else ""
     line += f": test {percentage(best.test)} %"
     if best.gap_float:
         line += f"; gap to FP32 {points(best.gap_float)} points"
@@ -88,8 +96,12 @@ def _sentence(pick: Pick) -> str:
     if pick.baseline and pick.baseline.mean > pick.val.mean:
         line += f". {best.baseline or 'LSQ'} alone is higher on validation, {percentage(pick.baseline)} %"
     if pick.incomplete:
-        line += f". Left aside: {pick.incomplete} lambda{'s' * (pick.incomplete > 1)} with seeds to come"
+        line += f". Left aside: {pick.incomplete} lambda{'s' * (pick.incomplete > 1)} without a finished seed"
     return f"{line}."
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"the {len(seeds)} seeds" if len(seeds) > 1 else "the one seed"
 
 
 def percentage(spread: Spread | None) -> str:

@@ -1,4 +1,5 @@
-"""The table for a page of text: Markdown and LaTeX (booktabs), with every sign that means something there escaped."""
+"""The table for a page of text: Markdown and LaTeX (booktabs, graphicx), with every sign that means something there
+escaped."""
 
 from __future__ import annotations
 
@@ -10,8 +11,12 @@ from brsweep.report.table import LEGEND, MINUS, NOTHING, Column, filled, headlin
 TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_"}
 TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", MINUS: "$-$", NOTHING: "--", "<": "$<$"}
 TEX |= {">": "$>$", "λ": r"$\lambda$", "*": r"\textsuperscript{*}"}
+FOREIGN = 0x180
 FOOTED = ("published", "notes")
 """Columns whose texts are long: they stand below the LaTeX table, not in it."""
+HEAD = r"% For the preamble: \usepackage{booktabs,graphicx}. Each table* spans both columns of a two-column article."
+SHRUNK = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"
+"""A table that is wider than the text is scaled down to it; no other is touched."""
 
 
 def to_markdown(tables: Sequence[Judged], notices: Sequence[str]) -> str:
@@ -29,8 +34,8 @@ def to_markdown(tables: Sequence[Judged], notices: Sequence[str]) -> str:
 
 
 def to_latex(tables: Sequence[Judged]) -> str:
-    """One table environment for each cohort; the document needs `booktabs`."""
-    return "\n".join(_latex(judged) for judged in tables)
+    """A comment that says what the document needs, and one table* for each cohort."""
+    return "\n".join([HEAD, *(_latex(judged) for judged in tables)])
 
 
 def title(judged: Judged) -> str:
@@ -42,10 +47,10 @@ def _latex(judged: Judged) -> str:
     columns = [column for column in filled(judged) if column.key not in FOOTED]
     body = [" & ".join(tex(c.text(result)) for c in columns) + r" \\" for result in judged.results]
     return "\n".join([
-        r"\begin{table}", r"\centering\small", rf"\caption{{{tex(title(judged))}. {tex(LEGEND)}}}",
-        rf"\begin{{tabular}}{{{''.join(map(_alignment, columns))}}}", r"\toprule",
+        r"\begin{table*}", r"\centering\small\sloppy", rf"\caption{{{tex(title(judged))}. {tex(LEGEND)}}}",
+        SHRUNK, rf"\begin{{tabular}}{{{''.join(map(_alignment, columns))}}}", r"\toprule",
         " & ".join(tex(c.title) for c in columns) + r" \\", r"\midrule", *body, r"\bottomrule",
-        r"\end{tabular}", *_footnotes(judged), r"\end{table}", "",
+        r"\end{tabular}}", *_footnotes(judged), r"\end{table*}", "",
     ])  # fmt: skip
 
 
@@ -55,12 +60,13 @@ def _footnotes(judged: Judged) -> list[str]:
         for column in filled(judged):
             text = column.text(result)
             if column.key in FOOTED and text not in ("", NOTHING):
-                notes.append(rf"\par\footnotesize {tex(row_label(result))}: {tex(text)}")
+                notes.append(rf"\par\footnotesize\raggedright {tex(row_label(result))}: {tex(text)}")
     return notes
 
 
 def tex(text: str) -> str:
-    return "".join(TEX.get(letter, letter) for letter in text)
+    """`text` with what TeX acts on escaped; of letters that its common fonts lack, the code point."""
+    return "".join(TEX.get(c) or (c if ord(c) < FOREIGN else f"U+{ord(c):04X}") for c in text)
 
 
 def _alignment(column: Column) -> str:

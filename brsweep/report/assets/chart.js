@@ -6,6 +6,7 @@ const SIZES = {
   medium: { width: 290, height: 200, left: 42, right: 6, top: 16, bottom: 34 },
   small: { width: 180, height: 96, left: 4, right: 4, top: 4, bottom: 16 },
 };
+const ROW = 12;
 const tip = document.getElementById("tip");
 
 function make(name, attributes = {}, text = null) {
@@ -32,22 +33,39 @@ function extent(panel, positive) {
   return [low - room, high + room];
 }
 
+// Three ticks at least: two say where an axis ends, three how it runs.
 function roundTicks(low, high, wanted) {
   const raw = (high - low) / wanted;
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = power * [1, 2, 2.5, 5, 10].find((m) => m * power >= raw);
   const ticks = [];
   for (let k = Math.ceil(low / step); k * step <= high * (1 + 1e-12); k++) ticks.push(+(k * step).toPrecision(12));
-  return ticks;
+  return ticks.length < 3 && wanted < 20 ? roundTicks(low, high, wanted + 1) : ticks;
 }
 
 function logTicks(low, high) {
-  const factors = Math.log10(high / low) < 1.5 ? [1, 1.5, 2, 3, 5, 7] : Math.log10(high / low) < 3 ? [1, 3] : [1];
-  const ticks = [];
-  for (let p = Math.floor(Math.log10(low)); p <= Math.log10(high); p++) {
-    ticks.push(...factors.map((f) => +(f * 10 ** p).toPrecision(3)).filter((t) => t >= low && t <= high));
+  for (const factors of [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]]) {
+    const ticks = [];
+    for (let p = Math.floor(Math.log10(low)); p <= Math.log10(high); p++) {
+      ticks.push(...factors.map((f) => +(f * 10 ** p).toPrecision(3)).filter((t) => t >= low && t <= high));
+    }
+    const each = Math.ceil(ticks.length / 8);
+    if (ticks.length >= 3) return ticks.filter((_, i) => i % each === 0);
   }
-  return ticks;
+  return roundTicks(low, high, 5);
+}
+
+// Where the word of each mark begins, and in which row above the panel: the lowest in which it meets no other.
+function markPlaces(panel, size, at) {
+  const ends = [];
+  return panel.marks.map(([value, word]) => {
+    const length = 6.2 * word.length + 4;
+    const x = Math.min(at.x(value), size.width - length);
+    const free = ends.findIndex((end) => end <= x);
+    const row = free < 0 ? ends.length : free;
+    if (word) ends[row] = x + length;
+    return { x, row };
+  });
 }
 
 function axes(panel, size) {
@@ -89,11 +107,11 @@ function drawAxes(svg, panel, size, at) {
     svg.append(make("line", { class: "guide", x1: size.left, x2: at.right, y1: at.y(value), y2: at.y(value) }));
     svg.append(make("text", { x: size.left - 5, y: at.y(value) + 4, "text-anchor": "end" }, number(value)));
   }
-  for (const [i, [value, word]] of panel.marks.entries()) {
+  markPlaces(panel, size, at).forEach(({ x, row }, i) => {
+    const [value, word] = panel.marks[i];
     svg.append(make("line", { class: "mark", x1: at.x(value), x2: at.x(value), y1: size.top, y2: at.bottom }));
-    const room = (i + 1 < panel.marks.length ? at.x(panel.marks[i + 1][0]) : size.width) - at.x(value);
-    if (word && room > 6 * word.length) svg.append(make("text", { x: at.x(value), y: size.top - 4 }, word));
-  }
+    if (word) svg.append(make("text", { x, y: size.top - 4 - ROW * row }, word));
+  });
   for (const [value, word] of panel.levels) {
     svg.append(make("line", { class: "level", x1: size.left, x2: at.right, y1: at.y(value), y2: at.y(value) }));
     svg.append(make("text", { x: at.right, y: at.y(value) - 3, "text-anchor": "end" }, word));
@@ -129,7 +147,10 @@ function drawSeries(svg, series, at) {
 }
 
 function drawPanel(panel, kind) {
-  const size = SIZES[kind];
+  const size = { ...SIZES[kind] };
+  const rows = Math.max(0, ...markPlaces(panel, size, axes(panel, size)).map((place) => place.row));
+  size.top += ROW * rows;
+  size.height += ROW * rows;
   const svg = make("svg", { viewBox: `0 0 ${size.width} ${size.height}`, tabindex: 0, role: "img" });
   svg.style.maxWidth = `${1.4 * size.width}px`;
   const what = [panel.title, panel.y_label].filter(Boolean).join(", ");

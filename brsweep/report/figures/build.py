@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from brsweep.report.figures import Absent, Figure
 from brsweep.report.figures.accuracy import against_lambda, bits_by_lambda, ways_of_alpha
-from brsweep.report.figures.curves import training_curves
+from brsweep.report.figures.curves import curve_panels, training_curves
 from brsweep.report.figures.inside import Inside, alphas, bin_occupancy, changes, distributions
-from brsweep.report.figures.pairs import pairs
+from brsweep.report.figures.pairs import Pair, pairs
 from brsweep.report.results import Judged
 from brsweep.report.rows import LAMBDAS
+from brsweep.report.runs import ReportedRun
 
 
 def figures(tables: Sequence[Judged]) -> list[Figure | Absent]:
@@ -23,6 +24,21 @@ def figures(tables: Sequence[Judged]) -> list[Figure | Absent]:
                 figure = replace(figure, name=f"{figure.name}-{number}", title=f"{figure.title} (table {number})")
             found.append(figure)
     return found
+
+
+def compared(a: ReportedRun, b: ReportedRun) -> list[Figure | Absent]:
+    """Two runs over their epochs and inside, A and B; what one of them has no record of shows the other alone."""
+    shown = [(name, run) for name, run in (("A", a), ("B", b)) if run.config is not None]
+    panels = curve_panels("", [(name, [run]) for name, run in shown])
+    if not panels:
+        return [Absent("training", "Training curves", "neither run has a readable configuration and metrics.jsonl")]
+    label = f"A is {a.sweep}/{a.name}, B is {b.sweep}/{b.name}"
+    inside = Inside(Pair("a-b", "A and B", label, tuple(shown), ()))
+    return [
+        Figure("training", "Training curves", f"{label}. Upright lines: where a stage begins.", panels),
+        *(distributions(inside, kind) for kind in ("weight", "act")),
+        alphas(inside), bin_occupancy(inside), changes([inside]),
+    ]  # fmt: skip
 
 
 def _cohort_figures(judged: Judged) -> list[Figure | Absent]:

@@ -27,6 +27,10 @@ STYLE = {
     "pdf.fonttype": 42,
 }
 DOTS_PER_INCH = 150
+WIDTH, LABEL, ROW = 2.85, 0.28, 0.1
+"""Inches: of a large panel, of the words beside its axis without the ticks' own, and of a row of stages' names."""
+LETTER = 0.0075
+"""Inches that a letter takes for each point of its size; a digit takes less."""
 LEGEND_LINE, SMALL_FONT = 0.15, 6
 GREY = "0.35"
 
@@ -43,7 +47,6 @@ def draw(figure: Figure, folder: Path) -> None:
         canvas = Canvas()
         FigureCanvasAgg(canvas)
         axes = canvas.subplots(lines, columns, squeeze=False)
-        _lay_out(canvas, figure, columns, lines)
         alike = figure.small and len({repr(panel.x_ticks) for panel in figure.panels}) == 1
         for place, ax in enumerate(axes.flat):
             if place >= len(figure.panels):
@@ -53,15 +56,18 @@ def draw(figure: Figure, folder: Path) -> None:
             else:
                 _panel(ax, figure.panels[place], figure.small)
                 ax.tick_params(labelbottom=not alike or place + columns >= len(figure.panels))
+        _lay_out(canvas, figure, columns, lines)
         _legend(canvas, figure)
         for kind, about in (("png", {}), ("pdf", {"CreationDate": None})):
             canvas.savefig(folder / f"{figure.name}.{kind}", dpi=DOTS_PER_INCH, metadata=about)
 
 
 def _lay_out(canvas: Any, figure: Figure, columns: int, lines: int) -> None:
-    """Widths and heights in inches: a panel, what lies left and right of it, above and below."""
-    width, left, right = (1.6, 0.08, 0.08) if figure.small else (2.85, 0.55, 0.1)
+    """Widths and heights in inches: a panel, what lies left and right of it, above and below. After the panels are
+    drawn, because the ticks' words and the rows of the stages' names say how much room they take."""
+    width, left, right = (1.6, 0.08, 0.08) if figure.small else (WIDTH, LABEL + _longest_tick(canvas), 0.1)
     height, above, below = (0.85, 0.2, 0.14) if figure.small else (1.65, 0.36, 0.42)
+    above += ROW * (max((_rows(ax) for ax in canvas.axes), default=1) - 1)
     if figure.panels[0].heat is not None:
         width, left, right, height = room_of_heat(figure)
     full_width = columns * (left + width + right)
@@ -80,12 +86,11 @@ def _lay_out(canvas: Any, figure: Figure, columns: int, lines: int) -> None:
 
 
 def _panel(ax: Any, panel: Panel, small: bool) -> None:
-    named = any(word for _, word in panel.marks)
-    ax.set_title(panel.title, fontsize=SMALL_FONT if small else 8, pad=10 if named else 3)
     ax.set_xlabel(panel.x_label)
     ax.set_ylabel(panel.y_label)
     for series in panel.series:
         _series(ax, series)
+    ax.locator_params(nbins=6, min_n_ticks=3)
     if panel.y_log and any(value and value > 0 for series in panel.series for value in series.y):
         _logarithmic(ax)
     if panel.x_ticks is not None:
@@ -93,10 +98,8 @@ def _panel(ax: Any, panel: Panel, small: bool) -> None:
         ax.margins(x=0.08)
     ax.vlines([at for at, _ in panel.marks], 0, 1, transform=ax.get_xaxis_transform(), color="0.6", linewidth=0.5,
               linestyle=(0, (2, 2)), zorder=0)  # fmt: skip
-    for at, word in panel.marks:
-        if word:
-            ax.annotate(word, (at, 1), xycoords=("data", "axes fraction"), xytext=(0, 1), textcoords="offset points",
-                        fontsize=SMALL_FONT, color=GREY, va="bottom")  # fmt: skip
+    _name_marks(ax, panel.marks)
+    ax.set_title(panel.title, fontsize=SMALL_FONT if small else 8, pad=3 + 7 * _rows(ax))
     for at, word in panel.levels:
         ax.axhline(at, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
         ax.annotate(word, (1, at), xycoords=("axes fraction", "data"), xytext=(-1, 1), textcoords="offset points",
@@ -107,13 +110,44 @@ def _panel(ax: Any, panel: Panel, small: bool) -> None:
     ax.tick_params(labelsize=SMALL_FONT if small else 7, length=2, pad=2)
 
 
+def _name_marks(ax: Any, marks: Sequence[tuple[float, str]]) -> None:
+    """Each word above its line, in the lowest row in which it meets no other."""
+    low, high = ax.get_xlim()
+    ends: list[float] = []
+    for at, word in marks:
+        if not word:
+            continue
+        length = LETTER * SMALL_FONT * (len(word) + 1) / WIDTH
+        start = min((at - low) / (high - low), 1 - length)
+        row = next((row for row, end in enumerate(ends) if end <= start), len(ends))
+        ends[row:] = [start + length, *ends[row + 1 :]]
+        ax.annotate(word, (start, 1), xycoords="axes fraction", xytext=(0, 1 + 72 * ROW * row), va="bottom",
+                    textcoords="offset points", fontsize=SMALL_FONT, color=GREY, gid=f"mark-{row}")  # fmt: skip
+
+
+def _rows(ax: Any) -> int:
+    """Rows of stages' names above it."""
+    return len({text.get_gid() for text in ax.texts if str(text.get_gid()).startswith("mark-")})
+
+
+def _longest_tick(canvas: Any) -> float:
+    """Inches of the longest word at an upright axis."""
+    axes = [ax.yaxis for ax in canvas.axes]
+    words = [word for axis in axes for word in axis.get_major_formatter().format_ticks(axis.get_majorticklocs())]
+    return LETTER * 7 * max(map(len, words), default=0)
+
+
 def _logarithmic(ax: Any) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
+    """At least three ticks, at round numbers: of each decade one, or as many more as it takes."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     ax.set_yscale("log")
     low, high = ax.get_ylim()
-    near = math.log10(high / low) < 1.5
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if near else (1,)))
+    for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), ()):
+        locator = LogLocator(subs=factors) if factors else MaxNLocator(nbins=6, min_n_ticks=3)
+        if sum(low <= tick <= high for tick in locator.tick_values(low, high)) >= 3:
+            break
+    ax.yaxis.set_major_locator(locator)
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 

@@ -8,11 +8,10 @@ from typing import Any
 
 from brsweep.errors import BrsweepError
 from brsweep.report.figures import Absent, Figure, Heat, Panel, Series
-from brsweep.report.figures.curves import last_stage, stage_marks
+from brsweep.report.figures.curves import run_marks
 from brsweep.report.figures.pairs import Pair
-from brsweep.report.runs import histograms, layer_records
+from brsweep.report.runs import ReportedRun, histograms, layer_records
 from brsweep.runs.words import printable
-from brsweep.stages.plan import REGULARIZED
 
 KIND_WORDS = {"weight": "weights", "act": "activations"}
 WHAT = {"weight": "latent weights", "act": "activations before quantization"}
@@ -27,8 +26,7 @@ class Inside:
         self.pair = pair
         self.unread: list[str] = []
         self.epochs = {name: self._read(lambda run=run: layer_records(run), []) for name, run in pair.runs}
-        snapshot = f"{REGULARIZED}-end"
-        self.last = {name: self._read(lambda run=run: histograms(run, snapshot), {}) for name, run in pair.runs}
+        self.last = {name: self._read(lambda run=run: histograms(run, _at_the_end(run)), {}) for name, run in pair.runs}
         self.names = pair.methods
 
     def _read(self, read: Callable[[], Any], nothing: Any) -> Any:
@@ -62,7 +60,12 @@ class Inside:
         return values[-1] if values else None
 
     def marks(self) -> list[tuple[float, str]]:
-        return stage_marks(next((records for records in self.epochs.values() if records), []), last_stage(self.pair))
+        return run_marks(self.pair.runs[-1][1], next((records for records in self.epochs.values() if records), []))
+
+
+def _at_the_end(run: ReportedRun) -> str:
+    """The name of the snapshot at the end of the run's last stage."""
+    return f"{run.stages[-1].name}-end"
 
 
 def distributions(inside: Inside, kind: str) -> Figure | Absent:
@@ -71,7 +74,8 @@ def distributions(inside: Inside, kind: str) -> Figure | Absent:
     title = f"{inside.pair.title}: {WHAT[kind]} around their levels"
     panels = [panel for site in inside.sites(kind) if (panel := _distribution_panel(inside, kind, site))]
     if not panels:
-        why = f"no finished run has histograms (snapshots/{REGULARIZED}-end.npz) and layers.jsonl"
+        snapshot = _at_the_end(inside.pair.runs[-1][1])
+        why = f"no finished run has histograms (snapshots/{snapshot}.npz) and layers.jsonl"
         return Absent(name, title, _why(inside, why))
     sides = "{} upwards, {} downwards".format(*inside.names) if len(inside.names) == 2 else inside.names[0]
     caption = (

@@ -28,7 +28,8 @@ class Pair:
 
     @property
     def words(self) -> str:
-        return f"{self.label}, seed {self.runs[0][1].seed}"
+        seeds = " and ".join(dict.fromkeys(str(run.seed) for _, run in self.runs))
+        return f"{self.label}, seed {seeds}"
 
 
 def pairs(judged: Judged) -> list[Pair]:
