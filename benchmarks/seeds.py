@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sweeps = parser.parse_args(arguments).sweeps
     for comparisons in (2, 6):
         wrong = [f"{errors(sweeps, comparisons, images):.1%}" for images in (None, 1000, 144)]
-        print(f"{comparisons} rows without a difference: {' '.join(wrong)} of the sweeps err (any values, 1,000 images, 144)")
+        print(f"{comparisons} rows without a difference: {', '.join(wrong)} err (any values, 1,000 images, 144 images)")
         print("| difference | better | smaller | undecided | seeds | fixed n = 15 finds | fixed n for 80 % |")
         print("\n".join(table(sweeps, comparisons)), flush=True)
     print("| difference, one row | bounds: found, seeds | confidence sequence: found, seeds |")

@@ -2,7 +2,8 @@
 
     <output_dir>/<sweep_name>/sweep.json
         {"version": 1, "name": ..., "command": ...,
-         "runs": [{"name": <run folder>, "overrides": [...], "epochs": n, "stages": [<signature>, ...]}, ...]}
+         "runs": [{"name": <run folder>, "overrides": [...], "epochs": n, "stages": [<signature>, ...]}, ...],
+         "seeds": {...}}    where the launcher finds how many a row gets: seeds/sequential.py, Design
 
 It knows of runs that have no folder yet, so that they can be shown as missing, and of the shared stages that each one
 needs, so that cleaning up the store never takes one from a run that is still to come. Each launch adds its runs to
@@ -52,15 +53,20 @@ def read_manifest(sweep: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def add_to_manifest(sweep: Path, name: str, command: str, runs: Iterable[Mapping[str, Any]]) -> None:
-    """Add runs (`name`, `overrides`, `epochs`, `stages`); one that is there already takes the new words."""
+def add_to_manifest(
+    sweep: Path, name: str, command: str, runs: Iterable[Mapping[str, Any]], seeds: Mapping[str, Any] | None = None
+) -> None:
+    """Add runs (`name`, `overrides`, `epochs`, `stages`); one that is there already takes the new words. seeds: what
+    decides how many seeds a row gets; None leaves what an earlier launch wrote."""
     with os_lock(sweep / ".manifest.lock", lambda: None):
         try:
-            known = {run["name"]: run for run in (read_manifest(sweep) or {"runs": []})["runs"]}
+            before = read_manifest(sweep) or {"runs": []}
         except BrsweepError:
-            known = {}  # a damaged manifest is written anew: it holds nothing that a launch does not know
-        known |= {run["name"]: dict(run) for run in runs}
+            before = {"runs": []}  # a damaged manifest is written anew: it holds nothing that a launch does not know
+        known = {run["name"]: run for run in before["runs"]} | {run["name"]: dict(run) for run in runs}
         manifest = {"version": VERSION, "name": name, "command": command, "runs": list(known.values())}
+        if seeds is not None or "seeds" in before:
+            manifest["seeds"] = before.get("seeds") if seeds is None else dict(seeds)
         write_atomically(sweep / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 

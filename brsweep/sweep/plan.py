@@ -35,7 +35,8 @@ class Point(NamedTuple):
 class SweepPlan:
     """runs: each once, in the order of the grid. names: the run of each point. finished: results that are there.
     tasks: what is to do, parents first. elsewhere: of the finished ones, those to take over from another sweep.
-    outdated: names of runs that are to be trained again, whose earlier results are still there."""
+    outdated: names of runs that are to be trained again, whose earlier results are still there. seeds: what decides
+    how many seeds a row gets, where the launcher does."""
 
     path: Path
     runs: Sequence[Run]
@@ -45,6 +46,7 @@ class SweepPlan:
     tasks: Sequence[Task]
     elsewhere: Mapping[str, RunFolder] = field(default_factory=dict)
     outdated: frozenset[str] = frozenset()
+    seeds: Mapping[str, Any] | None = None
 
     @cached_property
     def words(self) -> dict[str, str]:
@@ -65,7 +67,7 @@ class SweepPlan:
             }
             for run in self.runs
         ]
-        add_to_manifest(self.path, self.runs[0].config["sweep_name"], command, runs)
+        add_to_manifest(self.path, self.runs[0].config["sweep_name"], command, runs, self.seeds)
         for run in self.runs:
             if run.name in self.elsewhere:
                 with run.folder.locked():
