@@ -17,7 +17,7 @@ from typing import Any
 from brsweep.report.published import Published, published
 from brsweep.report.rows import BITS, LAMBDAS, NO_EFFECT, REGULARIZER, Cohort, Row
 from brsweep.report.runs import ReportedRun
-from brsweep.report.spread import Paired, Spread, corrected, paired, spread
+from brsweep.report.spread import Paired, Spread, corrected, correlation, paired, spread
 from brsweep.runs import words
 from brsweep.runs.words import printable
 from brsweep.sweep.compared import partners
@@ -179,7 +179,9 @@ def _notes(row: Row) -> list[str]:
 
 def _against_baseline(row: Row, partners: Mapping[Path, ReportedRun]) -> Paired | None:
     pairs = [(run, partners[run.path]) for run in row.counted if run.path in partners]
-    return paired([run.number("test_accuracy") - other.number("test_accuracy") for run, other in pairs])
+    values = [(run.number("test_accuracy"), other.number("test_accuracy")) for run, other in pairs]
+    gap = paired([own - other for own, other in values])
+    return None if gap is None else replace(gap, correlation=correlation(values))
 
 
 def distinct_settings(results: Sequence[Result], but: Sequence[str]) -> list[dict[str, Any]]:
