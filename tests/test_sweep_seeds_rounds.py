@@ -172,9 +172,16 @@ def test_where_lsq_fails_nothing_is_judged(tmp_path, capsys):
 
 
 def test_a_launch_that_ends_early_begins_no_further_round(tmp_path, monkeypatch):
-    monkeypatch.setattr(Made, "_outcome", lambda self, task: Outcome(task, INTERRUPTED))
-    with pytest.raises(BrsweepError, match="6 of 6 runs not finished"):
-        launch(points(tmp_path, LSQ, BR), by_lambda)
+    """As `fail_fast` ends one: the row of lambda 10 is whole and undecided, and goes on with the next command."""
+    whole, trained = Made._outcome, []
+
+    def ended(self, task: Task) -> Outcome:
+        return Outcome(task, INTERRUPTED) if task.config["reg"]["lambda_act"] == 1 else whole(self, task)
+
+    monkeypatch.setattr(Made, "_outcome", ended)
+    with pytest.raises(BrsweepError, match="3 of 9 runs not finished"):
+        launch_in_rounds(points(tmp_path, LSQ, BR, STRONG), SEEDS, lambda: Made(by_lambda, trained), "c", dry_run=False)
+    assert {seed for _, seed in trained} == {1, 2, 3}
 
 
 def test_each_bit_width_has_an_lsq_row_of_its_own(tmp_path, capsys):
@@ -310,6 +317,17 @@ def test_seeds_and_what_follows_from_them_are_composed_for_each_seed(tmp_path, m
     assert answer.code == 0, answer.err
     assert "seed=auto: 8 epochs at least, 12 at most: 2 to 3 seeds for each of 2 rows, from 7 on" in answer.out
     assert {f"s{seed}" for seed in (7, 8)} <= set(re.findall(r"la1-(s\d+)", answer.out)) and "-s9" not in answer.out
+
+
+def test_a_yaml_file_may_ask_for_seeds(tmp_path, monkeypatch, capsys):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "auto.yaml").write_text("# @package _global_\nseed: auto\n")
+    own = (f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "experiment=auto", "sweep.seeds.most=4")
+    places = (f"output_dir={tmp_path}", "hydra.launcher.dry_run=true")
+    answer = call(monkeypatch, capsys, *TINY, *own, *places, "--multirun", *GRID)
+    assert answer.code == 0 and "3 to 4 seeds for each of 2 rows, from 42 on" in answer.out, answer.err
+    answer = call(monkeypatch, capsys, *TINY, *own[:2], *places[:1])
+    assert answer.code == 1 and answer.err.startswith("error: seed=auto: only a sweep finds")
 
 
 def test_a_run_knows_nothing_of_how_its_seeds_are_found(tmp_path):

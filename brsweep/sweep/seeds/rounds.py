@@ -139,12 +139,13 @@ class Rounds:
         """What may come after the least number of seeds."""
         design = self.design
         most = plan_sweep([point for row in self.family for point in row.points])
+        small = f" or smaller than {100 * design.smallest:g} points" if design.smallest else ""
         low, high = (sum(task.epochs for task in plan.tasks) for plan in (least, most))
         return [
             f"seed=auto: {low:,} epochs at least, {high:,} at most: {design.least} to {design.most} seeds for each of "
             f"{many(len(self.family), 'row')}, from {design.first} on",
             f"{many(design.comparisons, 'row')} judged on validation against the row without a lambda, until better, "
-            f"worse or smaller than {100 * design.smallest:g} points; wrong in at most {LEVEL:.0%} of such sweeps",
+            f"worse{small}; wrong in at most {LEVEL:.0%} of such sweeps",
         ]
 
     def _changed(self, plan: SweepPlan) -> list[str]:

@@ -31,7 +31,6 @@ to 15 seeds it takes more of them and finds less, see docs/seeds.md.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -96,7 +95,8 @@ def looks(differences: Sequence[float], design: Design) -> list[Look]:
     limits = bounds(LEVEL / design.comparisons, design.least, design.most)
     found = []
     for n in range(design.least, min(len(differences), design.most) + 1):
-        mean, deviation = statistics.fmean(differences[:n]), statistics.stdev(differences[:n])
+        mean = math.fsum(differences[:n]) / n
+        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in differences[:n]) / (n - 1))
         if deviation <= NO_SPREAD:
             found.append(Look(n, mean, None, None, UNDECIDED))
             continue
