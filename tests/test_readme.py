@@ -25,7 +25,7 @@ from brsweep.stages.source import data_source
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
-METHODS = (ROOT / "docs/methods.md").read_text()
+METHODS, SEEDS = ((ROOT / "docs" / name).read_text() for name in ("methods.md", "seeds.md"))
 
 
 def blocks(kind: str, text: str = TEXT) -> list[str]:
@@ -68,7 +68,7 @@ def test_commands_that_need_a_download_compose(command, tmp_path):
             assert str(node).lower().removesuffix(".0") == value.lower()
 
 
-PLANNED = [*commands("bash dry"), *commands("bash dry", METHODS)]
+PLANNED = [*commands("bash dry"), *commands("bash dry", METHODS), *commands("bash dry", SEEDS)]
 
 
 @pytest.mark.parametrize("command", PLANNED, ids=lambda c: " ".join(c[3:])[:60])

@@ -17,6 +17,7 @@ from brsweep.quant.grid import FLOAT_BITS
 Check = Callable[[Any], Any]
 """A value -> the value as its field holds it. Raises ValueError with what is wanted instead."""
 
+LARGEST_SEED = 2**64
 LONGEST_NAME = 200
 """Bytes of a folder's name; file systems take 255, and brsweep appends to some."""
 
@@ -58,6 +59,12 @@ def yes_no(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("true or false")
     return value
+
+
+def seed(value: Any) -> int:
+    if value == "auto":
+        raise ValueError("only a sweep finds how many seeds it takes: python -m brsweep.train --multirun seed=auto")
+    return whole(0, LARGEST_SEED)(value)
 
 
 def choice(*options: str) -> Check:

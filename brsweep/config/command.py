@@ -138,6 +138,9 @@ def _compose_and_do(task: Callable[..., Any], flags: Namespace, config_name: str
                     f"{lists[0]}: several values make a sweep: add --multirun to your command line; "
                     f"where the comma belongs to one value, put that in quotes: key=\\'a,b\\'"
                 )
+            alone = [override.input_line for override in typed if override.key_or_group.startswith("sweep.")]
+            if alone:
+                raise BrsweepError(f"{alone[0]}: has an effect on sweeps alone; add --multirun seed=auto")
             with open_dict(cfg):
                 del cfg["hydra"]
             task(cfg)

@@ -39,7 +39,8 @@ def register() -> None:
 
 
 def checked(cfg: DictConfig, typed: Sequence[str] = ()) -> dict[str, Any]:
-    """The configuration as plain nested data: every field of its type and in range, every target allowed, no secrets.
+    """A run's configuration as plain nested data: every field of its type and in range, every target allowed, no
+    secrets. What it says of sweeps is checked and left out: it is the launcher's.
 
     typed: the overrides of the command line; consent to targets outside the allowed packages counts only there, and
     holds for this process from here on. Raises `BrsweepError`.
@@ -60,6 +61,7 @@ def checked(cfg: DictConfig, typed: Sequence[str] = ()) -> dict[str, Any]:
         holder[key] = check_part(path, holder[key])
     schema.check_rules(config)
     _check_targets(config, typed)
+    del config["sweep"]
     return _without_unused(shortened(config) if config["quick"] else config)
 
 

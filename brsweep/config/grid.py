@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from brsweep.config.compose import checked
+from brsweep.config.compose import checked, plain
+from brsweep.config.fields import check_fields
 from brsweep.config.messages import known_keys, one_line, read_overrides
+from brsweep.config.schema import Sweep
 from brsweep.errors import BrsweepError
 from brsweep.sweep.plan import Point
+
+AUTO = "auto"
 
 
 def compose_points(loader: ConfigLoaderImpl, master: DictConfig, grid: Sequence[Sequence[str]]) -> list[Point]:
@@ -36,6 +41,42 @@ def compose_points(loader: ConfigLoaderImpl, master: DictConfig, grid: Sequence[
             own = " ".join(override for override in overrides if override not in common)
             raise BrsweepError(f"{line} (at {own or 'every point'}; nothing was started)") from None
     return points
+
+
+def asks_for_seeds(master: DictConfig, grid: Sequence[Sequence[str]]) -> bool:
+    """Whether the launcher is to find how many seeds each point gets. Raises `BrsweepError` where it is for some of
+    the points alone, and where `sweep.seeds` is set and has no effect, or several values."""
+    found = {_seed(point, master) == AUTO for point in grid}
+    said = {tuple(word for word in point if word.lstrip("+").startswith("sweep.")) for point in grid}
+    if len(found) > 1:
+        raise BrsweepError(f"seed={AUTO}: stands alone; give it, or a list of seeds")
+    if len(said) > 1:
+        raise BrsweepError("sweep.seeds: one for the whole sweep; launch a sweep for each")
+    if found == {False} and said != {()}:
+        raise BrsweepError(f"{said.pop()[0]}: has an effect with seed={AUTO} alone")
+    return found == {True}
+
+
+def compose_rows(
+    loader: ConfigLoaderImpl, master: DictConfig, grid: Sequence[Sequence[str]]
+) -> tuple[list[list[Point]], dict[str, Any]]:
+    """For each point of a grid with seed=auto its points at each seed that it may get, in order; and `sweep.seeds`.
+    Raises `BrsweepError` that names the first bad point."""
+    composer = Composer(loader, master.hydra.job.config_name, OmegaConf.to_container(master.hydra.overrides.hydra))
+    bare = [[word for word in point if _key(word) != "seed"] for point in grid]
+    seeds = check_fields(Sweep, plain(composer.compose(bare[0]).sweep), "sweep.")["seeds"]
+    every = range(seeds["first"], seeds["first"] + seeds["most"])
+    points = compose_points(loader, master, [[*point, f"seed={seed}"] for point in bare for seed in every])
+    return [points[i : i + len(every)] for i in range(0, len(points), len(every))], seeds
+
+
+def _seed(point: Sequence[str], master: DictConfig) -> str:
+    said = [word.partition("=")[2] for word in point if _key(word) == "seed"]
+    return (said or [str(master.get("seed"))])[-1]
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+").partition("=")[0]
 
 
 class Composer:

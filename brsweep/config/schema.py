@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.config.checks import (
+    LARGEST_SEED,
     bits,
     bits_by_pattern,
     choice,
@@ -24,14 +25,15 @@ from brsweep.config.checks import (
     number,
     package,
     part,
+    seed,
     text,
     whole,
     yes_no,
 )
 from brsweep.config.fields import by
 from brsweep.errors import BrsweepError
+from brsweep.sweep.seeds.sequential import MOST_SEEDS
 
-LARGEST_SEED = 2**64
 MOST_THREADS = 1024
 MOST_EPOCHS = 1_000_000
 MOST_IMAGES = 2**24
@@ -118,6 +120,23 @@ class FreezeWeights:
 
 
 @dataclass
+class Seeds:
+    """Of seed=auto. smallest: in points of validation accuracy."""
+
+    first: Any = by(whole(0, LARGEST_SEED - MOST_SEEDS))
+    least: Any = by(whole(2, MOST_SEEDS))
+    most: Any = by(whole(2, MOST_SEEDS))
+    smallest: Any = by(number(0, below=100))
+
+
+@dataclass
+class Sweep:
+    """What a launcher goes by; no run knows of it."""
+
+    seeds: Seeds = by(Seeds)
+
+
+@dataclass
 class Config:
     model: Any = by(part)
     data: Any = by(part)
@@ -129,7 +148,7 @@ class Config:
     float_optimizer: Any = by(part)
     qat_optimizer: Any = by(part)
     logger: Any = by(part)
-    seed: Any = by(whole(0, LARGEST_SEED))
+    seed: Any = by(seed)
     quick: Any = by(yes_no)
     device: Any = by(device)
     threads: Any = by(whole(0, MOST_THREADS))
@@ -149,6 +168,7 @@ class Config:
     force: Any = by(yes_no)
     stale: Any = by(choice("stop", "keep", "retrain"))
     allow_targets: Any = by(each(package))
+    sweep: Sweep = by(Sweep)
 
 
 def check_rules(config: Mapping[str, Any]) -> None:
@@ -189,6 +209,9 @@ def check_rules(config: Mapping[str, Any]) -> None:
                 f"schedule.{kind}_lr_warmup_epochs={rise}: the learning rate would still rise when "
                 f"schedule.{kind}_epochs={epochs} end; take fewer"
             )
+    seeds = config["sweep"]["seeds"]
+    if seeds["least"] > seeds["most"]:
+        raise BrsweepError(f"sweep.seeds.least={seeds['least']}: is more than sweep.seeds.most={seeds['most']}")
     _check_folders(config)
 
 

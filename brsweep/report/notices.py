@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from brsweep.report.results import Judged
 from brsweep.report.rows import dotted
 from brsweep.report.runs import ReportedRun
+from brsweep.report.seeds import seed_lines, seen_line
 from brsweep.stages.plan import outline
 
 CONDITIONS = {"threads": "numbers of threads (other last bits)", "device": "devices", "kernels": "kernels"}
@@ -47,6 +48,7 @@ def _cohort_notices(judged: Judged) -> list[str]:
         values = _values(counted, key)
         if len(values) > 1:
             lines.append(f"One table holds runs with different {words}: {', '.join(values)}")
+    lines += [*_few(seed_lines(judged), SHOWN, " rows, in the figure"), *seen_line(judged)]
     return [*lines, *judged.unpicked, *_changed_parts(counted)]
 
 

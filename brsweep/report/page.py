@@ -18,9 +18,10 @@ from brsweep.report.figures.curves import own_curves
 from brsweep.report.published import published, why_none
 from brsweep.report.results import Judged, inert, plain, short
 from brsweep.report.rows import dotted
-from brsweep.report.runs import ReportedRun, fingerprint
+from brsweep.report.runs import ReportedRun
 from brsweep.report.table import LEGEND, Column, filled, headlines
 from brsweep.report.typeset import title
+from brsweep.sweep.compared import fingerprint
 
 ASSETS = Path(__file__).parent / "assets"
 RUN_NUMBERS = ("val_accuracy", "test_accuracy", "test_accuracy_last", "float_test_accuracy", "time_s")

@@ -17,11 +17,12 @@ from statistics import fmean
 from typing import Any
 
 from brsweep.report.published import Published, published
-from brsweep.report.rows import BITS, LAMBDAS, NO_EFFECT, REGULARIZER, Cohort, Row, identity_but, is_lsq
+from brsweep.report.rows import BITS, LAMBDAS, NO_EFFECT, REGULARIZER, Cohort, Row
 from brsweep.report.runs import ReportedRun
-from brsweep.report.spread import Paired, Spread, corrected, paired, spread
+from brsweep.report.spread import Paired, Spread, corrected, correlation, paired, spread
 from brsweep.runs import words
 from brsweep.runs.words import printable
+from brsweep.sweep.compared import partners
 
 
 @dataclass(frozen=True)
@@ -83,22 +84,9 @@ def judge(cohort: Cohort) -> Judged:
 def baselines(runs: Sequence[ReportedRun]) -> dict[Path, ReportedRun]:
     """A run's folder -> the run of the same seed that it is compared with: its quantizer alone, and of another
     quantizer alone LSQ. LSQ runs themselves have none, unless their step sizes freeze and another's don't."""
-    counted = [run for run in runs if run.counts and run.config is not None]
-    alone = [run for run in counted if not words.is_regularized(run.config)]
-    alone.sort(key=lambda run: run.name, reverse=True)
-    alone.sort(key=lambda run: bool(run.config["schedule"]["freeze_alpha"]), reverse=True)
-    # the last one of a key stays: the run whose alpha is free, and of two such the first by name
-    of_quantizer = {_baseline_key(run): run for run in alone}
-    of_lsq = {_baseline_key(run, "quant.quantizer"): run for run in alone if is_lsq(run.config)}
-    found: dict[Path, ReportedRun] = {}
-    for run in counted:
-        if words.is_regularized(run.config) or is_lsq(run.config):
-            partner = of_quantizer.get(_baseline_key(run))
-        else:
-            partner = of_lsq.get(_baseline_key(run, "quant.quantizer"))
-        if partner is not None and partner is not run:
-            found[run.path] = partner
-    return found
+    counted = sorted((run for run in runs if run.counts and run.config is not None), key=lambda run: run.name)
+    found = partners([run.config for run in counted])
+    return {counted[place].path: counted[partner] for place, partner in found.items()}
 
 
 def row_label(result: Result) -> str:
@@ -192,13 +180,11 @@ def _notes(row: Row) -> list[str]:
     return notes
 
 
-def _baseline_key(run: ReportedRun, *left_out: str) -> str:
-    return identity_but(run.config, "reg", "schedule.freeze_alpha", *left_out) + str(run.config.get("pretrained"))
-
-
 def _against_baseline(row: Row, partners: Mapping[Path, ReportedRun]) -> Paired | None:
     pairs = [(run, partners[run.path]) for run in row.counted if run.path in partners]
-    return paired([run.number("test_accuracy") - other.number("test_accuracy") for run, other in pairs])
+    values = [(run.number("test_accuracy"), other.number("test_accuracy")) for run, other in pairs]
+    gap = paired([own - other for own, other in values])
+    return None if gap is None else replace(gap, correlation=correlation(values))
 
 
 def distinct_settings(results: Sequence[Result], but: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from brsweep.report.runs import ReportedRun, fingerprint
+from brsweep.report.runs import ReportedRun
 from brsweep.runs import words
-from brsweep.stages.plan import BIN_REGULARIZATION, NOT_RESULTS, canonical
+from brsweep.stages.plan import BIN_REGULARIZATION, canonical
+from brsweep.sweep.compared import dotted, fingerprint, identity_but, is_below, is_lsq, results_alone
 
 LAMBDAS = ("reg.lambda_weight", "reg.lambda_act")
 BITS = ("quant.weight_bits", "quant.act_bits")
@@ -71,11 +72,6 @@ class Cohort:
         return [run for row in self.rows for run in row.runs]
 
 
-def is_lsq(config: Mapping[str, Any]) -> bool:
-    """Whether it is LSQ alone: our quantizer, and no regularizer in force."""
-    return not words.is_regularized(config) and config["quant"]["quantizer"]["_target_"] == words.LSQ_QUANTIZER
-
-
 def cohorts(runs: Sequence[ReportedRun]) -> list[Cohort]:
     """Finished runs by core and data identity; every other run with the finished ones of its data set."""
     groups: dict[tuple[str | None, str], list[ReportedRun]] = {}
@@ -95,33 +91,6 @@ def _named(identity: str, runs: Sequence[ReportedRun]) -> str:
     """The data's identity, behind the name that its runs have for it."""
     names = {run.data_set: None for run in runs if run.config is not None and run.config["data"].get("name")}
     return f"{', '.join(names)} ({identity})" if names and identity not in names else identity
-
-
-def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys.
-
-    >>> dotted({"reg": {"ramp": {"act": "cosine"}}, "seed": 42})
-    {'reg.ramp.act': 'cosine', 'seed': 42}
-    """
-    result: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            result |= dotted(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result
-
-
-def results_alone(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat configuration less what cannot change a result; the seed stays."""
-    return {key: value for key, value in dotted(config).items() if not _is_below(key, NOT_RESULTS)}
-
-
-def identity_but(config: Mapping[str, Any], *left_out: str) -> str:
-    """What a run is, less the keys (or groups) `left_out`: equal exactly for runs that differ in nothing else."""
-    left_out = left_out if words.is_regularized(config) else (*left_out, "reg")
-    seen = results_alone(canonical(config))
-    return fingerprint({key: value for key, value in seen.items() if not _is_below(key, left_out)})
 
 
 def part_names(targets: Iterable[str]) -> dict[str, str]:
@@ -212,7 +181,7 @@ def _in_force(config: Mapping[str, Any]) -> dict[str, Any]:
     seen = results_alone(config)
     if words.is_regularized(config):
         return seen
-    return {key: value for key, value in seen.items() if key in LAMBDAS or not _is_below(key, ("reg",))}
+    return {key: value for key, value in seen.items() if key in LAMBDAS or not is_below(key, ("reg",))}
 
 
 def _has_part_of(key: str, config: Mapping[str, Any], holders: Sequence[Mapping[str, Any]]) -> bool:
@@ -235,7 +204,7 @@ def _checkpoints_differ(runs: Sequence[ReportedRun]) -> bool:
 def _matters(config: Mapping[str, Any], key: str, values: Iterable[Any]) -> bool:
     """Whether another of `values` at `key` would make another run of this one."""
     mine = dotted(config)
-    if key not in mine or (key not in LAMBDAS and _is_below(key, ("reg",)) and not words.is_regularized(config)):
+    if key not in mine or (key not in LAMBDAS and is_below(key, ("reg",)) and not words.is_regularized(config)):
         return False
     if key.endswith("._target_"):
         return True
@@ -253,10 +222,6 @@ def _with(config: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
         node = node[parent]
     node[leaf] = value
     return changed
-
-
-def _is_below(key: str, places: Iterable[str]) -> bool:
-    return key.startswith(tuple(places)) and any(key == place or key.startswith(f"{place}.") for place in places)
 
 
 def _but_seed(run: ReportedRun) -> frozenset[str]:

@@ -8,7 +8,6 @@ tables rest on.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -254,12 +253,3 @@ def layer_records(run: ReportedRun) -> list[dict[str, Any]]:
 def histograms(run: ReportedRun, name: str) -> dict[str, Histogram]:
     """Site -> histogram of snapshots/<name>.npz; empty where there is none. Raises `BrsweepError`."""
     return RunFolder(run.path).snapshot(name)[0]
-
-
-def fingerprint(values: Mapping[str, Any]) -> str:
-    """Plain data as text that is equal exactly for equal values (1 is 1.0)."""
-    return json.dumps({key: _by_value(value) for key, value in values.items()}, sort_keys=True, default=str)
-
-
-def _by_value(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value

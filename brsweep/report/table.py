@@ -158,7 +158,7 @@ def _csv_row(judged: Judged, result: Result, keys: Sequence[str]) -> dict[str, A
     for key in spreads:
         value: Spread | None = getattr(result, key)
         cells |= {f"{key}_mean": value and value.mean, f"{key}_sd": value and value.sd}
-    for key in ("n", "mean", "low", "high", "p", "holm"):
+    for key in ("n", "mean", "low", "high", "p", "holm", "sees", "correlation"):
         cells[f"gap_{key}"] = gap and getattr(gap, key)
     cells |= {"baseline": result.baseline, "verdict": gap.statement() if gap else "", "picked": plain(result.picked)}
     cells |= {"published": _published(result).replace(NOTHING, ""), "notes": "; ".join(result.notes)}

@@ -1,6 +1,8 @@
 """Many runs: from the points of a grid to a plan, the tree of what its runs share, the engines that do it, its status.
 
     plan.py         points of a grid -> runs, each once, and what is to do
+    compared.py     which run is compared with which
+    seeds/          how many seeds each row gets, where the launcher finds out
     tree.py         what the runs share, as tasks: a child after its parent
     manifest.py     sweep.json: which runs a sweep is made of
     shared.py       the shared stages as their folders tell, and the runs that wait for them

@@ -27,6 +27,9 @@ class Engine(ABC):
     device_here = True
     """Whether runs train on this machine, so that their devices and kernels can be checked here."""
 
+    waits = True
+    """Whether `do` ends when the tasks have, so that one can go on by what they gave."""
+
     def __init__(self) -> None:
         self.tasks: Sequence[Task] = ()
         self.outcomes: dict[str, Outcome] = {}
@@ -67,25 +70,32 @@ class Engine(ABC):
         if dry_run:
             print("\n".join([*plan.lines(), *plan.tree(), *self.dry_lines(plan)]))
             return dict(plan.finished)
+        outcomes = self.train(plan, command, plan.lines())
+        if outcomes is None:
+            return dict(plan.finished)
+        close(plan, outcomes, self.screen)
+        return {run.name: run.folder.result() for run in plan.runs}
+
+    def train(self, plan: SweepPlan, command: str, lines: Sequence[str]) -> Sequence[Outcome] | None:
+        """Check the grid, say `lines`, begin the sweep and do its tasks; what became of each, as of `do`.
+
+        Raises `BrsweepError` where the tasks can't begin, and KeyboardInterrupt when asked to stop.
+        """
         self.tasks = plan.tasks
         if plan.tasks:
             self.check()
             check_grid(plan, self.device_here)
         self.screen = screen(plan.words)
         try:
-            for line in plan.lines():
+            for line in lines:
                 self.screen.say(line)
             self.begin(plan, command)
-            outcomes = self.do(plan)
+            return self.do(plan)
         except KeyboardInterrupt:
             self.screen.say(self.words_at_interrupt(plan))
             raise
         finally:
             self.screen.close()
-        if outcomes is None:
-            return dict(plan.finished)
-        close(plan, outcomes, self.screen)
-        return {run.name: run.folder.result() for run in plan.runs}
 
     def note(self, outcome: Outcome) -> None:
         """Keep what became of a task and show it. A failure that lies in a finished run's folder goes."""

@@ -3,7 +3,8 @@
     <output_dir>/<sweep_name>/sweep.json
         {"version": 1, "name": ..., "command": ...,
          "runs": [{"name": <run folder>, "overrides": [...], "epochs": n, "stages": [<signature>, ...]}, ...],
-         "shared": {"stages/<stage>-<signature>": <epochs up to its end>, ...}}
+         "shared": {"stages/<stage>-<signature>": <epochs up to its end>, ...},
+         "seeds": {...}}    where the launcher finds how many a row gets: seeds/sequential.py, Design
 
 It knows of runs that have no folder yet, so that they can be shown as missing, and of the shared stages that each one
 needs, so that cleaning up the store never takes one from a run that is still to come. Each launch adds its runs to
@@ -59,11 +60,17 @@ def read_manifest(sweep: Path) -> dict[str, Any] | None:
 
 
 def add_to_manifest(
-    sweep: Path, name: str, command: str, runs: Iterable[Mapping[str, Any]], shared: Mapping[str, int] | None = None
+    sweep: Path,
+    name: str,
+    command: str,
+    runs: Iterable[Mapping[str, Any]],
+    shared: Mapping[str, int] | None = None,
+    seeds: Mapping[str, Any] | None = None,
 ) -> None:
     """Add runs (`name`, `overrides`, `epochs`, `stages`); one that is there already takes the new words.
 
-    shared: of the stages that the launch trains by themselves, folder -> epochs.
+    shared: of the stages that the launch trains by themselves, folder -> epochs. seeds: what decides how many seeds a
+    row gets; None leaves what an earlier launch wrote.
     """
     with os_lock(sweep / ".manifest.lock", lambda: None):
         try:
@@ -73,6 +80,8 @@ def add_to_manifest(
         known = {run["name"]: run for run in before["runs"]} | {run["name"]: dict(run) for run in runs}
         manifest = {"version": VERSION, "name": name, "command": command, "runs": list(known.values())}
         manifest["shared"] = before["shared"] | dict(shared or {})
+        if seeds is not None or "seeds" in before:
+            manifest["seeds"] = before.get("seeds") if seeds is None else dict(seeds)
         write_atomically(sweep / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 

@@ -41,7 +41,8 @@ class Point(NamedTuple):
 class SweepPlan:
     """runs: each once, in the order of the grid. names: the run of each point. finished: results that are there.
     tasks: what is to do, parents first. elsewhere: of the finished ones, those to take over from another sweep.
-    outdated: names of runs that are to be trained again, whose earlier results are still there."""
+    outdated: names of runs that are to be trained again, whose earlier results are still there. seeds: what decides
+    how many seeds a row gets, where the launcher does."""
 
     path: Path
     runs: Sequence[Run]
@@ -51,6 +52,7 @@ class SweepPlan:
     tasks: Sequence[Task]
     elsewhere: Mapping[str, RunFolder] = field(default_factory=dict)
     outdated: frozenset[str] = frozenset()
+    seeds: Mapping[str, Any] | None = None
 
     @cached_property
     def words(self) -> dict[str, str]:
@@ -72,7 +74,7 @@ class SweepPlan:
             for run in self.runs
         ]
         shared = {task.name: task.epochs_at_end for task in self.tasks if task.upto is not None}
-        add_to_manifest(self.path, self.runs[0].config["sweep_name"], command, runs, shared)
+        add_to_manifest(self.path, self.runs[0].config["sweep_name"], command, runs, shared, self.seeds)
         mine = {stage.signature for run in self.runs for stage in run.stages}
         for stage in stages_of(self.path):
             if stage.signature in mine and f"{STAGES}/{stage.status.name}" not in shared:

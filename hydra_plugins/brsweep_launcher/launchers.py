@@ -1,6 +1,5 @@
 """The launcher `local`: one process per run on this machine."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,16 +34,15 @@ ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalCon
 
 
 class LocalLauncher(SweepLauncher):
-    def do(self, plan: Any, command: str) -> Mapping[str, Any]:
+    def engine(self) -> Any:
         from brsweep.sweep.local import LocalEngine, slots
 
         asked = self.options
         limit = asked["time_limit_min"]
-        engine = LocalEngine(
+        return LocalEngine(
             slots(asked["n_jobs"], asked["devices"], asked["runs_per_device"]),
             fail_fast=asked["fail_fast"],
             retries=asked["retries"],
             time_limit_s=None if limit is None else 60 * limit,
             in_process=asked["in_process"],
         )
-        return engine.launch(plan, command, dry_run=asked["dry_run"])

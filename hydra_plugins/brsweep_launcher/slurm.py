@@ -1,6 +1,5 @@
 """The launcher `slurm`: a job per run on a cluster, by submitit."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +45,10 @@ ConfigStore.instance().store(group="hydra/launcher", name="slurm", node=SlurmCon
 
 
 class SlurmLauncher(SweepLauncher):
-    def do(self, plan: Any, command: str) -> Mapping[str, Any]:
+    def engine(self) -> Any:
         from brsweep.sweep.slurm.cluster import Request
         from brsweep.sweep.slurm.engine import SlurmEngine
 
-        asked = dict(self.options)
-        dry_run, *own = (asked.pop(key) for key in ("dry_run", "max_array_size", "poll_s", "wait"))
-        return SlurmEngine(Request(**asked), *own).launch(plan, command, dry_run=dry_run)
+        asked = {key: value for key, value in self.options.items() if key != "dry_run"}
+        own = [asked.pop(key) for key in ("max_array_size", "poll_s", "wait")]
+        return SlurmEngine(Request(**asked), *own)

@@ -10,6 +10,7 @@ from brsweep.report.figures.accuracy import against_lambda, bits_by_lambda, ways
 from brsweep.report.figures.curves import curve_panels, training_curves
 from brsweep.report.figures.inside import Inside, alphas, bin_occupancy, changes, distributions
 from brsweep.report.figures.pairs import Pair, pairs
+from brsweep.report.figures.seeds import seeds_until_decided
 from brsweep.report.results import Judged
 from brsweep.report.rows import LAMBDAS
 from brsweep.report.runs import ReportedRun
@@ -45,7 +46,7 @@ def _cohort_figures(judged: Judged) -> list[Figure | Absent]:
     shown = pairs(judged)
     insides = [Inside(pair) for pair in shown]
     found = [*(against_lambda(judged, key) for key in reversed(LAMBDAS)), bits_by_lambda(judged), ways_of_alpha(judged)]
-    found.append(training_curves(shown))
+    found += [*seeds_until_decided(judged), training_curves(shown)]
     for inside in insides:
         found += [distributions(inside, "weight"), distributions(inside, "act")]
     for inside in insides:

@@ -32,7 +32,7 @@ class SlurmEngine(Engine):
 
     def __init__(self, request: Request, max_array_size: int | None, poll_s: float, wait: bool) -> None:
         super().__init__()
-        self.request, self.max_array_size, self.poll_s, self.wait = request, max_array_size, poll_s, wait
+        self.request, self.max_array_size, self.poll_s, self.waits = request, max_array_size, poll_s, wait
         self.sweep = Path()
         self.jobs: dict[str, str] = {}
         self.started: set[str] = set()
@@ -70,7 +70,7 @@ class SlurmEngine(Engine):
         )
 
     def do(self, plan: SweepPlan) -> list[Outcome] | None:
-        if plan.tasks and not self.wait:
+        if plan.tasks and not self.waits:
             self.screen.say(
                 f"the same command waits for the jobs and reports; status: python -m brsweep.sweep {plan.path}"
             )
