@@ -50,7 +50,7 @@ def sweep(tmp_path):
         run(folder, 10.0, seed, 0.8 + 0.01 * seed + noise)
     for seed, gain in enumerate(BETTER, start=1):
         run(folder, 1.0, seed, 0.8 + 0.01 * seed + gain)
-    add_to_manifest(folder, "s", "c", [], asdict(DESIGN))
+    add_to_manifest(folder, "s", "c", [], seeds=asdict(DESIGN))
     return folder
 
 
@@ -78,7 +78,7 @@ def test_validation_judges_whatever_the_test_set_says(tmp_path):
     for seed in (1, 2, 3):
         run(tmp_path / "s", 0.0, seed, 0.8, test=0.9)
         run(tmp_path / "s", 1.0, seed, 0.8 + BETTER[seed - 1], test=0.1 + 0.001 * seed)
-    add_to_manifest(tmp_path / "s", "s", "c", [], asdict(DESIGN))
+    add_to_manifest(tmp_path / "s", "s", "c", [], seeds=asdict(DESIGN))
     (table,) = judged(tmp_path / "s")
     assert "better at n=3" in seed_lines(table)[0] and table.results[1].gap.verdict == "worse"
 
@@ -89,7 +89,7 @@ def test_a_sweep_on_its_way_is_shown_as_far_as_it_is(tmp_path):
         run(tmp_path / "s", 0.0, seed, 0.8 + 0.01 * seed)
     for seed in (1, 3, 4):
         run(tmp_path / "s", 1.0, seed, 0.8 + 0.01 * seed + 0.01)
-    add_to_manifest(tmp_path / "s", "s", "c", [], asdict(DESIGN))
+    add_to_manifest(tmp_path / "s", "s", "c", [], seeds=asdict(DESIGN))
     (table,) = judged(tmp_path / "s")
     assert seed_lines(table) == ["W2A2, lambda_act 1, validation against LSQ: not judged: 1 of at least 3 seeds"]
     assert seeds_until_decided(table) == []
@@ -125,7 +125,7 @@ def test_differences_without_spread_have_a_point_and_no_bar(tmp_path):
     for seed in (1, 2, 3):
         run(tmp_path / "s", 0.0, seed, 0.8)
         run(tmp_path / "s", 1.0, seed, 0.8)
-    add_to_manifest(tmp_path / "s", "s", "c", [], asdict(DESIGN))
+    add_to_manifest(tmp_path / "s", "s", "c", [], seeds=asdict(DESIGN))
     (table,) = judged(tmp_path / "s")
     (figure,) = seeds_until_decided(table)
     (series,) = figure.panels[0].series
