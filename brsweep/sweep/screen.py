@@ -76,7 +76,7 @@ class LiveTable(Lines):
 
         left = self._time_left(running)
         caption = f"{to_end} of the sweep's tasks to end" + (f", {_about(left)}" if left else "")
-        table = Table("running", "epoch", "validation", "left", caption=caption)
+        table = Table("running", "epoch", "validation", "left", caption=caption, min_width=len(caption))
         for column in table.columns[1:]:
             column.no_wrap, column.justify = True, "right"
         for task in running:
@@ -92,7 +92,7 @@ class LiveTable(Lines):
         told = [self._words.get(name, "").split() for name in task.runs]
         common = [word for word in told[0] if all(word in words for words in told)] if told else []
         stages = " + ".join(stage.name for stage in task.stages)
-        return " ".join([f"{stages} for {len(task.runs)} runs", *common])
+        return " ".join([stages, *common, f"(for {len(task.runs)} runs)"])
 
     def close(self) -> None:
         self._live.stop()
