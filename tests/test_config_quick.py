@@ -81,6 +81,7 @@ def test_values_that_mean_nothing_are_refused(typed, tmp_path):
         small_runs.config(typed, tmp_path=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_quick_run_ends_with_its_report_and_stands_in_no_table_with_others(tmp_path, monkeypatch, capsys):
     """All stages on a handful of images, then a whole run of the same settings in the same sweep."""
     line = (*TINY, f"output_dir={tmp_path}", "sweep_name=s")

@@ -50,3 +50,25 @@ def test_the_status_has_validation_and_test_apart(tmp_path):
     assert head == ["state", "epoch", "validation", "test", "left", "run"]
     assert first == ["stopped", "3/10", "25.00%", "a"]
     assert second == ["finished", "10/10", "50.00%", "75.00%", "b"]
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_long_words_are_folded_and_no_number_is(tmp_path, columns):
+    tasks = [run_task(tmp_path, "a", 3), run_task(tmp_path, "b", 10)]
+    lines = drawn(tasks, columns, a=" ".join(f"reg.lambda_act={i}" for i in range(12)), b="seed=1")
+    assert max(map(len, lines)) <= columns
+    assert all(any(cell in line for line in lines) for cell in ("3/10", "10/10", "25.00%", "validation"))
+    assert all(f"reg.lambda_act={i}" in " ".join(lines) for i in range(12))
+
+
+def test_a_shared_stage_is_called_by_what_its_runs_have_in_common(tmp_path):
+    run = run_task(tmp_path, "a", 3)
+    stem = Task("stages/float-f", run.config, "f", run.stages[:1], None, ("a", "b"))
+    words = {"a": "reg.lambda_act=0 seed=1", "b": "reg.lambda_act=1 seed=1"}
+    assert any("float seed=1 (for 2 runs)" in line for line in drawn([stem], 80, **words))
+
+
+def test_the_table_says_how_long_the_sweep_has_to_go(tmp_path):
+    console = Console(file=io.StringIO(), width=80)
+    console.print(LiveTable({}, lambda running: 7500.0).picture([run_task(tmp_path, "a", 3)], 5))
+    assert "5 of the sweep's tasks to end, about 2 h 05 min left" in console.file.getvalue()

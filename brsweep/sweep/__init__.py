@@ -8,6 +8,7 @@
     shared.py       the shared stages as their folders tell, and the runs that wait for them
     local.py        a sweep on this machine: a process per task
     slurm/          a sweep on a cluster: tasks as dependent job arrays
+    pace.py         how long what is left will take
     screen.py       what a launcher shows while it works
     cleanup.py      the store of shared stages, and what no unfinished run needs of it
     sync.py         give W&B what it lacks

@@ -20,6 +20,8 @@ from brsweep.sweep.shared import UNDER_WAY, SharedStage
 
 COLUMNS = ("state", "epoch", "validation", "test", "left", "run", "")
 NAME = COLUMNS.index("run")
+NUMERIC = dict.fromkeys((1, 2, 3, 4), ">")
+"""Columns that stand to the right."""
 OUTLIER = 1.5
 """A name that is so many times as long as the usual one makes its own line longer, and no other."""
 
@@ -39,7 +41,8 @@ def table(runs: Sequence[RunStatus], stages: Sequence[SharedStage] = ()) -> str:
     lengths = [[len(row[i]) for row in rows] for i in range(len(COLUMNS))]
     most = OUTLIER * statistics.median_low(lengths[NAME][1:])
     lengths[NAME] = [length for length in lengths[NAME] if length <= most]
-    cells = [[cell.ljust(max(of)) for cell, of in zip(row, lengths, strict=True)] for row in rows]
+    widths = [max(of) for of in lengths]
+    cells = [[f"{cell:{NUMERIC.get(i, '<')}{widths[i]}}" for i, cell in enumerate(row)] for row in rows]
     counts = ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in runs).items())
     return "\n".join([*("  ".join(row).rstrip() for row in cells), f"{len(runs)} runs: {counts}"])
 

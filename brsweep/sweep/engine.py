@@ -12,10 +12,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from brsweep.errors import BrsweepError
+from brsweep.runs.words import duration
 from brsweep.stages.store import stores
+from brsweep.sweep.pace import Pace, time_left
 from brsweep.sweep.plan import SweepPlan, check_grid, many
 from brsweep.sweep.screen import Lines, screen
 from brsweep.sweep.tree import CANCELLED, FAILED, FINISHED, INTERRUPTED, Outcome, Task
@@ -26,7 +30,8 @@ class Engine(ABC):
 
     device_here = True
     """Whether runs train on this machine, so that their devices and kernels can be checked here."""
-
+    at_once = 1
+    """How many tasks may run at a time."""
     waits = True
     """Whether `do` ends when the tasks have, so that one can go on by what they gave."""
 
@@ -34,6 +39,7 @@ class Engine(ABC):
         self.tasks: Sequence[Task] = ()
         self.outcomes: dict[str, Outcome] = {}
         self.screen: Lines = Lines({})
+        self.pace = Pace()
 
     # --- to write -----------------------------------------------------------------------------------------------------
 
@@ -68,7 +74,8 @@ class Engine(ABC):
         Raises `BrsweepError` where a run is not finished in the end, and KeyboardInterrupt when asked to stop.
         """
         if dry_run:
-            print("\n".join([*plan.lines(), *plan.tree(), *self.dry_lines(plan)]))
+            lines = [*plan.lines(), *self.time_lines(plan), *plan.tree(), *self.dry_lines(plan)]
+            print("\n".join(lines))
             return dict(plan.finished)
         outcomes = self.train(plan, command, plan.lines())
         if outcomes is None:
@@ -85,7 +92,8 @@ class Engine(ABC):
         if plan.tasks:
             self.check()
             check_grid(plan, self.device_here)
-        self.screen = screen(plan.words)
+        lines = [*lines, *self.time_lines(plan)]
+        self.screen = screen(plan.words, self.time_left_s)
         try:
             for line in lines:
                 self.screen.say(line)
@@ -103,6 +111,26 @@ class Engine(ABC):
             outcome.task.folder.forget_failure()
         self.outcomes[outcome.task.name] = outcome
         self.screen.ended(outcome)
+
+    def time_left_s(self, running: Sequence[Task]) -> float | None:
+        """Seconds until the sweep's tasks have ended, by the epochs that were trained so far; None before the first.
+        running: tasks whose folders are looked at again."""
+        done = {}
+        for task in running:
+            with suppress(BrsweepError):
+                done[task.name] = self.pace.learn(task.folder, task.config) - task.epochs_at_end + task.epochs
+        left = [task for task in self.tasks if task.name not in self.outcomes]
+        return time_left(self.pace, left, done, self.at_once)
+
+    def time_lines(self, plan: SweepPlan) -> list[str]:
+        """How long the plan's tasks take, where earlier runs tell."""
+        if not plan.tasks:
+            return []
+        self.tasks = plan.tasks
+        self.pace.learn_finished(Path(plan.runs[0].config["output_dir"]), [task.config for task in plan.tasks])
+        seconds = self.time_left_s([])
+        at_once = f", {self.at_once} tasks at once" if self.at_once > 1 else ""
+        return [] if seconds is None else [f"about {duration(seconds)}{at_once}, by the epochs of earlier runs"]
 
     def cancelled(self, task: Task) -> Outcome | None:
         """The outcome of a task whose parent did not end well; None where it did, or has not ended."""

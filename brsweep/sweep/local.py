@@ -63,6 +63,7 @@ class LocalEngine(Engine):
     ) -> None:
         super().__init__()
         self.devices, self.threads, self.fail_fast = devices, threads, fail_fast
+        self.at_once = 1 if in_process else len(devices)
         self.retries, self.time_limit_s, self.in_process = retries, time_limit_s, in_process
         self.running: list[Worker] = []
         self.tries: dict[str, int] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from brsweep.runs.status import run_status
@@ -12,13 +12,18 @@ from brsweep.runs.words import duration, progress
 from brsweep.sweep.tree import FINISHED, Outcome, Task
 
 REDRAW_S = 1.0
+TimeLeft = Callable[[Sequence[Task]], float | None]
 
 
 class Lines:
-    """Plain lines on stdout: what a log keeps. words: what sets each run apart, by its name."""
+    """Plain lines on stdout: what a log keeps.
 
-    def __init__(self, words: Mapping[str, str]) -> None:
-        self._words = words
+    words: what sets each run apart, by its name. time_left: tasks that run -> seconds until the sweep has ended, None
+    where that is not known.
+    """
+
+    def __init__(self, words: Mapping[str, str], time_left: TimeLeft = lambda running: None) -> None:
+        self._words, self._time_left = words, time_left
 
     def say(self, line: str) -> None:
         print(line, flush=True)
@@ -30,7 +35,9 @@ class Lines:
 
     def ended(self, outcome: Outcome) -> None:
         if outcome.status == FINISHED:
-            self.say(f"finished {outcome.task.name}{_result(outcome.task)}")
+            left = self._time_left([outcome.task])
+            said = f"  ({_about(left)})" if left else ""
+            self.say(f"finished {outcome.task.name}{_result(outcome.task)}{said}")
         else:
             self.say(f"{outcome.status:8} {outcome.task.name}: {outcome.cause}")
 
@@ -44,8 +51,8 @@ class Lines:
 class LiveTable(Lines):
     """The same lines above a table of what runs, drawn by rich, which is imported when the first one is made."""
 
-    def __init__(self, words: Mapping[str, str]) -> None:
-        super().__init__(words)
+    def __init__(self, words: Mapping[str, str], time_left: TimeLeft = lambda running: None) -> None:
+        super().__init__(words, time_left)
         from rich.console import Console
         from rich.live import Live
 
@@ -67,7 +74,9 @@ class LiveTable(Lines):
         """The table, for rich to draw."""
         from rich.table import Table
 
-        table = Table("running", "epoch", "validation", "left", caption=f"{to_end} of the sweep's tasks to end")
+        left = self._time_left(running)
+        caption = f"{to_end} of the sweep's tasks to end" + (f", {_about(left)}" if left else "")
+        table = Table("running", "epoch", "validation", "left", caption=caption, min_width=len(caption))
         for column in table.columns[1:]:
             column.no_wrap, column.justify = True, "right"
         for task in running:
@@ -83,15 +92,19 @@ class LiveTable(Lines):
         told = [self._words.get(name, "").split() for name in task.runs]
         common = [word for word in told[0] if all(word in words for words in told)] if told else []
         stages = " + ".join(stage.name for stage in task.stages)
-        return " ".join([f"{stages} for {len(task.runs)} runs", *common])
+        return " ".join([stages, *common, f"(for {len(task.runs)} runs)"])
 
     def close(self) -> None:
         self._live.stop()
 
 
-def screen(words: Mapping[str, str]) -> Lines:
+def screen(words: Mapping[str, str], time_left: TimeLeft) -> Lines:
     """The table on a terminal, else plain lines."""
-    return LiveTable(words) if sys.stdout.isatty() else Lines(words)
+    return (LiveTable if sys.stdout.isatty() else Lines)(words, time_left)
+
+
+def _about(seconds: float) -> str:
+    return f"about {duration(seconds)} left"
 
 
 def percent(share: float | None) -> str:

@@ -100,7 +100,9 @@ class Rounds:
     def dry(self) -> list[tuple[Point, Mapping[str, Any] | None]]:
         """Say what the least number of seeds takes, and what the most takes."""
         least = self._plan(self.family, range(self.design.least))
-        lines = [*least.lines(), *self._ahead(least), *least.tree(), *self.engine().dry_lines(least)]
+        engine = self.engine()
+        lines = [*least.lines(), *engine.time_lines(least), *self._ahead(least), *least.tree()]
+        lines += engine.dry_lines(least)
         self.shown.say("\n".join(lines))
         return [(point, None) for point in least.points]
 

@@ -32,6 +32,7 @@ class SlurmEngine(Engine):
 
     def __init__(self, request: Request, max_array_size: int | None, poll_s: float, wait: bool) -> None:
         super().__init__()
+        self.at_once = request.array_parallelism
         self.request, self.max_array_size, self.poll_s, self.waits = request, max_array_size, poll_s, wait
         self.sweep = Path()
         self.jobs: dict[str, str] = {}
