@@ -68,7 +68,7 @@ def test_a_line_says_which_rule_ended_each_row(sweep):
     (table,) = judged(sweep)
     first, second = seed_lines(table)
     assert first.startswith("W2A2, lambda_act 1, validation against LSQ: better at n=3: [+0.")
-    assert first.endswith("points lies above 0")
+    assert first.endswith("points, above 0")
     assert second.startswith("W2A2, lambda_act 10, validation against LSQ: undecided at n=6: the most, [")
     told = notices([table], [])
     assert first in told and second in told and first in page("s", [table], figures([table]), told)
@@ -181,7 +181,7 @@ def test_the_report_says_what_the_seeds_could_have_seen(tmp_path):
     (line,) = seen_line(table)
     sees, alike = f"{100 * near.gap.sees:.2f} to {100 * far.gap.sees:.2f}", f"{far.gap.correlation:.2f} to 1.00"
     assert line == (
-        f"Seen with 80 % power by a t test of these seeds alone: a difference of {sees} points (n = 3); "
+        f"With these seeds (n = 3) a t test finds a difference of {sees} points in 80 % of the cases; "
         f"accuracies of one seed correlate by {alike}"
     )
     assert line in notices([table], [])

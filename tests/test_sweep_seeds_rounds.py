@@ -110,7 +110,7 @@ def test_a_row_that_is_decided_gets_no_more_seeds(tmp_path, capsys):
     assert [line for line in lines if line.startswith("seed ")] == [
         f"seed {seed}: 2 rows, 8 epochs to train" for seed in (4, 5, 6)
     ]
-    assert re.search(r"lambda_act=1: better at n=3: \[\+0\.\d+, \+1\.\d+\] points lies above 0", "\n".join(lines))
+    assert re.search(r"lambda_act=1: better at n=3: \[\+0\.\d+, \+1\.\d+\] points, above 0", "\n".join(lines))
     assert any(line.startswith("reg.lambda_act=10: undecided at n=6: the most") for line in lines)
     assert f"sweep {tmp_path}/default: 15 runs; 15 finished" in lines
 

@@ -129,9 +129,9 @@ def test_the_rules_in_words():
     def said(differences: list[float], design: Design = DESIGN) -> str:
         return rule_in_words(looks(differences, design)[-1], design)
 
-    assert said([0.0100, 0.0101, 0.0099]) == "better at n=3: [+0.87, +1.13] points lies above 0"
-    assert said([-0.0100, -0.0101, -0.0099]) == "worse at n=3: [-1.13, -0.87] points lies below 0"
-    assert said([0.0, 0.0001, -0.0001]) == "smaller than 0.3 points at n=3: [-0.13, +0.13] points lies within ±0.3"
+    assert said([0.0100, 0.0101, 0.0099]) == "better at n=3: [+0.87, +1.13] points, above 0"
+    assert said([-0.0100, -0.0101, -0.0099]) == "worse at n=3: [-1.13, -0.87] points, below 0"
+    assert said([0.0, 0.0001, -0.0001]) == "smaller than 0.3 points at n=3: [-0.13, +0.13] points, within ±0.3"
     assert said([0.01, -0.02, 0.03]) == "undecided at n=3: [-31.77, +33.11] points, of at most 15"
     assert said([0.0, 0.0, 0.0], Design(42, 3, 3, 0.003, 1)) == "undecided at n=3: the most, no spread"
 

@@ -31,7 +31,7 @@ class SeedPath:
 
     @property
     def verdict(self) -> str:
-        """`better at n=5: [+0.12, +0.60] points lies above 0`."""
+        """`better at n=5: [+0.12, +0.60] points, above 0`."""
         if not self.looks:
             return f"not judged: {len(self.differences)} of at least {self.design.least} seeds"
         return rule_in_words(self.looks[-1], self.design)
@@ -94,8 +94,8 @@ def seen_line(judged: Judged) -> list[str]:
     if not gaps:
         return []
     line = (
-        f"Seen with 80 % power by a t test of these seeds alone: a difference of {_span([g.sees for g in gaps], 100)} "
-        f"points (n = {_span([g.n for g in gaps])})"
+        f"With these seeds (n = {_span([g.n for g in gaps])}) a t test finds a difference of "
+        f"{_span([g.sees for g in gaps], 100)} points in 80 % of the cases"
     )
     alike = [gap.correlation for gap in gaps if gap.correlation is not None]
     return [line + (f"; accuracies of one seed correlate by {_span(alike)}" if alike else "")]

@@ -109,7 +109,7 @@ def looks(differences: Sequence[float], design: Design) -> list[Look]:
 
 
 def rule_in_words(look: Look, design: Design) -> str:
-    """The verdict with the rule that it comes from: `better at n=5: [+0.12, +0.60] points lies above 0`."""
+    """The verdict with the rule that it comes from: `better at n=5: [+0.12, +0.60] points, above 0`."""
     interval = "no spread" if look.low is None else f"[{100 * look.low:+.2f}, {100 * look.high:+.2f}] points"
     smallest = f"{100 * design.smallest:g}"
     if look.verdict == UNDECIDED:
@@ -117,7 +117,7 @@ def rule_in_words(look: Look, design: Design) -> str:
         return f"undecided at n={look.n}: {rule}"
     named = f"smaller than {smallest} points" if look.verdict == SMALLER else look.verdict
     where = {BETTER: "above 0", WORSE: "below 0", SMALLER: f"within ±{smallest}"}[look.verdict]
-    return f"{named} at n={look.n}: {interval} lies {where}"
+    return f"{named} at n={look.n}: {interval}, {where}"
 
 
 def _verdict(low: float, high: float, smallest: float) -> str:
