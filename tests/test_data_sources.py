@@ -19,10 +19,10 @@ from brsweep.data.images import Images, Source
 from brsweep.data.synthetic import Synthetic
 from brsweep.data.tables import build_tables, channel_statistics
 from brsweep.errors import BrsweepError
+from brsweep.stages.source import OPTIONS
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "conf" / "data").glob("*.yaml"))
-COMMON = {"val_fraction", "split_seed", "crop_padding", "flip", "batch_size"}
 SMALL = {"classes": 3, "train_images": 60, "test_images": 9, "image_size": 6, "channels": 2, "noise": 20.0, "seed": 1}
 
 
@@ -208,11 +208,11 @@ def test_every_data_file_binds_to_its_source(path, monkeypatch):
     if OmegaConf.is_missing(node, "root"):
         node.root = "/images"
     node = OmegaConf.to_container(node, resolve=True)
-    assert node.keys() >= COMMON
+    assert node.keys() >= set(OPTIONS)
     module, _, name = node.pop("_target_").rpartition(".")
     __import__(module)
     kind = getattr(sys.modules[module], name)
-    own = {key: value for key, value in node.items() if key not in COMMON}
+    own = {key: value for key, value in node.items() if key not in OPTIONS}
     inspect.signature(kind).bind(**own)
     source = kind(**own)
     assert isinstance(source, Source)
