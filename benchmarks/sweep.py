@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from brsweep.config.compose import CONF_DIR, checked, register
+from brsweep.config.compose import CONF_DIR, VERSION_BASE, checked, register
 from brsweep.config.grid import Composer
 from brsweep.runs.run import Run
 from brsweep.sweep.local import WORKER_LOG, Worker
@@ -48,7 +48,7 @@ def configurations(overrides: Sequence[str], count: int) -> list[dict]:
     """Those of the seeds 0 to `count`."""
     register()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **VERSION_BASE):
         composer = Composer(GlobalHydra.instance().config_loader(), "config")
         return [checked(composer.compose([*overrides, f"seed={seed}"])) for seed in range(count)]
 

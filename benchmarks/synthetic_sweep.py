@@ -35,12 +35,12 @@ def _composed() -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from brsweep.config.compose import CONF_DIR, checked, register
+    from brsweep.config.compose import CONF_DIR, VERSION_BASE, checked, register
 
     register()
     GlobalHydra.instance().clear()
     overrides = ["logger=none", "output_dir=runs"]
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **VERSION_BASE):
         return checked(compose("config", overrides=overrides), overrides)
 
 

@@ -13,12 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from brsweep.config.command import run_command
-from brsweep.config.compose import CONF_DIR, checked, register
+from brsweep.config.compose import CONF_DIR, VERSION_BASE, checked, register
 
 register()
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
+@hydra.main(config_path=str(CONF_DIR), config_name="config", **VERSION_BASE)
 def task(cfg: DictConfig) -> None:
     """One run: check, and train. A sweep's runs are its launcher's."""
     config = checked(cfg, HydraConfig.get().overrides.task)

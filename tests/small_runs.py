@@ -26,11 +26,11 @@ def config(*overrides: str, tmp_path: Path) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from brsweep.config.compose import CONF_DIR, checked, register
+    from brsweep.config.compose import CONF_DIR, VERSION_BASE, checked, register
 
     register()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **VERSION_BASE):
         cfg = compose("config", overrides=[*BASE, f"output_dir={tmp_path}", *overrides])
     return checked(cfg, overrides)
 

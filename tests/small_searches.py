@@ -27,13 +27,13 @@ def question(*overrides: str, tmp_path: Path):
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from brsweep.config.compose import CONF_DIR
+    from brsweep.config.compose import CONF_DIR, VERSION_BASE
     from brsweep.search.__main__ import question, register_search
 
     register_search()
     GlobalHydra.instance().clear()
     typed = [*small_runs.BASE, *SPACE, f"output_dir={tmp_path}", *overrides]
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **VERSION_BASE):
         return question(compose("search", overrides=typed), typed)
 
 

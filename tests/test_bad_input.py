@@ -15,7 +15,7 @@ from commands import call
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from brsweep.config.compose import CONF_DIR, checked, register
+from brsweep.config.compose import CONF_DIR, VERSION_BASE, checked, register
 from brsweep.config.grid import Composer
 from brsweep.config.hydra_keys import check_typed
 from brsweep.config.messages import known_keys, one_line, read_overrides
@@ -85,7 +85,7 @@ def folder(tmp_path, monkeypatch):
 def composer():
     register()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **VERSION_BASE):
         return Composer(GlobalHydra.instance().config_loader(), "config")
 
 

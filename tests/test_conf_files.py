@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from brsweep import targets
 from brsweep.config import schema
-from brsweep.config.compose import CONF_DIR, checked, register
+from brsweep.config.compose import CONF_DIR, VERSION_BASE, checked, register
 from brsweep.quant.convert import quantize_model
 from brsweep.quant.lsq import LSQQuantizer
 from brsweep.regularizers.bin import BinRegularizer
@@ -31,7 +31,7 @@ EXPERIMENTS = [path for path in OPTIONS if path.parent.name == "experiment"]
 def composed(*overrides: str):
     register()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **VERSION_BASE):
         return compose("config", overrides=list(overrides))
 
 
@@ -62,7 +62,7 @@ def test_each_option_composes_and_its_parts_bind(path, tmp_path):
 def test_a_launchers_preset_gives_every_option_of_its_launcher(path):
     register()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **VERSION_BASE):
         launcher = compose("config", [f"hydra/launcher={path.stem}"], return_hydra_config=True).hydra.launcher
     plain = OmegaConf.to_container(launcher, resolve=True, throw_on_missing=True)
     target = get_class(plain["_target_"])

@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from process_settings import CUBLAS, kept
 
 from brsweep import kernels
+from brsweep.config.compose import VERSION_BASE
 
 
 def settings() -> tuple:
@@ -41,7 +42,7 @@ def test_everything_is_as_before(load):
         os.environ[CUBLAS] = "else"
         kernels.use("reference" if before[6] != "reference" else "numba")
         kernels.compile_as("opaque" if before[7] == "transparent" else "transparent")
-        initialize(version_base="1.3")
+        initialize(**VERSION_BASE)
         during = settings()
         1 / 0  # noqa: B018
     assert settings() == before

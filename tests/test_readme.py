@@ -18,7 +18,7 @@ from commands import TINY, call, shell
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
-from brsweep.config.compose import CONF_DIR, checked
+from brsweep.config.compose import CONF_DIR, VERSION_BASE, checked
 from brsweep.export.__main__ import main as export_main
 from brsweep.search.__main__ import register_search
 from brsweep.stages.source import data_source
@@ -54,7 +54,7 @@ def test_commands_that_need_a_download_compose(command, tmp_path):
     (tmp_path / "conf").mkdir()
     overrides = [o.replace("/path/to/my/conf", str(tmp_path / "conf")) for o in command[3:]]
     register_search()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **VERSION_BASE):
         cfg = compose(primary, overrides=overrides)
     with open_dict(cfg):
         search = cfg.pop("search", {})

@@ -12,7 +12,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from brsweep.config.compose import CONF_DIR, checked, register
+from brsweep.config.compose import CONF_DIR, VERSION_BASE, checked, register
 from brsweep.tracking.workspace import RESULTS
 
 pytest.importorskip("wandb")
@@ -46,7 +46,7 @@ def grid(parameters: dict) -> list[dict]:
 def config(*overrides: str) -> dict:
     register()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **VERSION_BASE):
         return checked(compose("config", overrides=list(overrides)), overrides)
 
 

@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import open_dict
 
-from brsweep.config.compose import CONF_DIR, register
+from brsweep.config.compose import CONF_DIR, VERSION_BASE, register
 from brsweep.config.grid import Composer
 from hydra_plugins.brsweep_launcher.sweeper import GridSweeper
 
@@ -23,7 +23,7 @@ DRY = "hydra.launcher.dry_run=true"
 def loader():
     register()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **VERSION_BASE):
         return GlobalHydra.instance().config_loader()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -24,10 +26,13 @@ CONF_DIR = next(
     (p for p in (_HERE.parents[1] / "conf", _HERE.parents[2] / "conf") if (p / "config.yaml").is_file()), None
 )
 """Inside the package when installed from a wheel, beside it in a checkout."""
+VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+"""Which defaults Hydra takes: 1.3 warns where it is not told, 1.4 where it is."""
 
 
+@cache
 def register() -> None:
-    """Put the schema where conf/'s defaults lists find it."""
+    """Put the schema where conf/'s defaults lists find it, once: Hydra 1.4 warns of a name that is stored again."""
     store = ConfigStore.instance()
     for name, node in (
         ("config", schema.Config),

@@ -86,10 +86,10 @@ def _keys(config_name: str, chosen: tuple[str, ...]) -> list[str]:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    from brsweep.config.compose import CONF_DIR
+    from brsweep.config.compose import CONF_DIR, VERSION_BASE
 
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **VERSION_BASE):
         try:
             composed = compose(config_name, list(chosen), return_hydra_config=True)
         except Exception:  # the choice, or the configuration's name, is what is wrong

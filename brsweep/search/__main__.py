@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -19,13 +20,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from brsweep.config.command import known_keys, run_command
-from brsweep.config.compose import CONF_DIR, checked, plain, register
+from brsweep.config.compose import CONF_DIR, VERSION_BASE, checked, plain, register
 from brsweep.config.fields import check_fields
 from brsweep.config.messages import one_line
 from brsweep.errors import BrsweepError
 from brsweep.search.settings import Question, Search
 
 
+@cache
 def register_search() -> None:
     """Put the schemas where conf/'s defaults lists find them."""
     register()
@@ -35,7 +37,7 @@ def register_search() -> None:
 register_search()
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="search")
+@hydra.main(config_path=str(CONF_DIR), config_name="search", **VERSION_BASE)
 def task(cfg: DictConfig) -> None:
     _check_optuna()
     from brsweep.search.loop import search

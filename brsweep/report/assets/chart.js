@@ -19,7 +19,7 @@ function make(name, attributes = {}, text = null) {
 function number(value) {
   if (value === null || value === undefined) return "none";
   const size = Math.abs(value);
-  return size !== 0 && (size < 0.001 || size >= 1e5) ? value.toExponential(2) : String(+value.toPrecision(4));
+  return size !== 0 && (size < 0.001 || size >= 1e5) ? value.toExponential(2).replace(/\.?0*e/, "e") : String(+value.toPrecision(4));
 }
 
 function extent(panel, positive) {
