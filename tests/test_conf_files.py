@@ -92,7 +92,7 @@ def defaults(callable_) -> dict:
 def test_library_defaults_are_the_paper_files_values():
     quant = OmegaConf.to_container(composed("quant=lsq").quant, resolve=True)
     library = defaults(quantize_model)
-    for key in ("clip_value", "first_last_bits", "input_bits", "per_channel", "overrides", "count"):
+    for key in ("clip_value", "first_last_bits", "input_bits", "per_channel", "overrides", "count", "inputs"):
         assert library[key] == quant[key], key
     assert defaults(LSQQuantizer)["per_channel"] == quant["per_channel"]
     reg = OmegaConf.to_container(composed("regularizer=br_paper").reg, resolve=True)

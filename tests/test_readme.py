@@ -47,7 +47,10 @@ def test_every_block_has_a_kind_that_a_test_takes():
     assert len(commands("bash")) >= 3 and len(commands("bash compose")) >= 5
 
 
-@pytest.mark.parametrize("command", commands("bash compose"), ids=lambda c: " ".join(c[3:])[:60])
+COMPOSED = [*commands("bash compose"), *commands("bash compose", METHODS)]
+
+
+@pytest.mark.parametrize("command", COMPOSED, ids=lambda c: " ".join(c[3:])[:60])
 def test_commands_that_need_a_download_compose(command, tmp_path):
     assert command[:2] == ["python", "-m"]
     primary = {"brsweep.train": "config", "brsweep.search": "search"}[command[2]]

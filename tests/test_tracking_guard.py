@@ -139,14 +139,16 @@ def test_no_more_threads_is_told_of(monkeypatch):
 
 def test_ctrl_c_reaches_the_run_while_a_tracker_works_and_the_end_still_comes():
     calls = []
-    made = doing("log", lambda: time.sleep(0.5), calls)
+
+    def work():
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.5)
+
+    made = doing("log", work, calls)
     made.timeout_s = made.finish_timeout_s = 5.0
     tracker = Guarded(lambda run: made(folder=None, run=run), RunInfo("name", "sweep", {}, (), "id1"))
-    timer = threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
-    timer.start()
     with pytest.raises(KeyboardInterrupt):
         tracker.log(RECORD, 1)
-    timer.join()
     tracker.finish("interrupted")
     assert calls == ["__init__", "log", "finish"]
 

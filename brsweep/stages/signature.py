@@ -40,8 +40,8 @@ VERSION = 3
 """Part of every signature. Raised when the meaning of a stage changes in a way that no field and no code shows."""
 
 FLOAT_CORE = (
-    "training", "data/images.py", "data/split.py", "data/tables.py", "models/build.py",
-    "stages/device.py", "stages/setup.py", "stages/run.py",
+    "training", "data/images.py", "data/limit.py", "data/split.py", "data/tables.py", "models/build.py",
+    "stages/device.py", "stages/setup.py", "stages/run.py", "stages/source.py",
     "quant/convert.py", "quant/copying.py", "quant/floats.py", "quant/layers.py", "quant/places.py", "quant/policy.py",
     "quant/steps.py", "quant/tracing.py",
 )  # fmt: skip
