@@ -13,7 +13,7 @@ from brsweep.report.figures.build import figures
 from brsweep.report.figures.pairs import pairs
 from brsweep.report.notices import notices
 from brsweep.report.page import page
-from brsweep.report.results import judge
+from brsweep.report.results import judge, row_label
 from brsweep.report.rows import cohorts, part_names
 from brsweep.report.runs import read_sweeps
 from brsweep.report.table import filled, headlines, to_csv
@@ -219,3 +219,27 @@ def test_lsq_alone_is_of_other_code_than_br_and_that_is_no_change(tmp_path):
     write_run(tmp_path / "s", NONE | {"seed": 1}, result={"code": "c0de00000000cafe"}, name="lsq")
     (table,) = judged(tmp_path / "s")
     assert not [line for line in notices([table], []) if "same parts" in line]
+
+
+OTHER_WAYS = {
+    "frozen": {"freeze_weights.threshold": 0.1},
+    "taught": {"distill.weight": 0.5},
+    "ladder": {"schedule.ladder": [4, 3], "schedule.rung_epochs": 2},
+}
+
+
+def test_another_way_to_train_is_compared_with_lsq_alone_and_br_with_it_without_br(tmp_path):
+    for seed in (1, 2):
+        at = seed / 10
+        write_run(tmp_path / "s", {"seed": seed} | NONE, result=accuracy(0.5 + at))
+        for i, (name, options) in enumerate(OTHER_WAYS.items(), start=1):
+            found = accuracy(0.5 + at + i / 100)
+            write_run(tmp_path / "s", {"seed": seed} | options | NONE, result=found, name=f"{name}-{seed}")
+        write_run(tmp_path / "s", {"seed": seed} | OTHER_WAYS["frozen"], result=accuracy(0.7 + at), name=f"br-{seed}")
+    (table,) = judged(tmp_path / "s")
+    gaps = sorted(round(r.gap.mean, 9) for r in table.results if r.gap)
+    assert gaps == [0.01, 0.02, 0.03, 0.19], "to LSQ; and of BR with frozen weights to frozen weights alone"
+    assert [r.row.is_lsq for r in table.results].count(True) == 1
+    labels = {row_label(r) for r in table.results}
+    assert any("freeze_weights.threshold 0.1" in label for label in labels)
+    assert any("distill.weight 0.5" in label for label in labels)

@@ -22,7 +22,7 @@ from brsweep.report.runs import ReportedRun
 from brsweep.report.spread import Paired, Spread, corrected, correlation, paired, spread
 from brsweep.runs import words
 from brsweep.runs.words import printable
-from brsweep.sweep.compared import partners
+from brsweep.sweep.compared import OTHER_THAN_LSQ, is_below, partners
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,16 @@ def settings_in_words(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{short(key)} {plain(value)}" for key, value in shown.items())
 
 
+WHOLE = ("float_optimizer", "qat_optimizer", "freeze_weights", "distill")
+"""Groups whose fields say too little by themselves."""
+
+
 def short(key: str) -> str:
     """A key as a heading: `lambda_act` for `reg.lambda_act`, `model` for `model._target_`."""
     if key == REGULARIZER:
         return "regularizer"
     key = key.removesuffix("._target_")
-    return key if key.startswith(("float_optimizer", "qat_optimizer")) else key.partition(".")[2] or key
+    return key if key.startswith(WHOLE) else key.partition(".")[2] or key
 
 
 def plain(value: Any) -> str:
@@ -251,7 +255,7 @@ def _picks(results: Sequence[Result]) -> tuple[tuple[Pick, ...], tuple[str, ...]
                 unpicked.append(f"{label}: none of {len(rows)} lambdas is picked, they have no finished seed in common")
         for result in mine:
             if not result.row.regularizer and not result.row.is_lsq:
-                but = [key for key in result.row.settings if key.startswith("quant.quantizer.")]
+                but = [key for key in result.row.settings if is_below(key, OTHER_THAN_LSQ)]
                 lsq = [r for r in mine if r.row.is_lsq and covers(setting(result, but), setting(r, but))]
                 pick = _pick(setting(result, ()), [result], lsq)
                 picks += [pick] if pick else []

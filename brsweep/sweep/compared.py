@@ -1,7 +1,8 @@
 """Which run is compared with which: the one that differs from it in nothing but the regularizer, which it lacks.
 
-A frozen step size is compared with one that trains on; another quantizer that nothing regularizes, with LSQ alone. What
-a launcher judges and what the report shows rest on this one rule.
+A frozen step size is compared with one that trains on; another quantizer, or another way to train (a ladder, a teacher,
+frozen weights), that nothing regularizes, with LSQ alone. What a launcher judges and what the report shows rest on this
+one rule.
 """
 
 from __future__ import annotations
@@ -11,25 +12,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from brsweep.runs import words
-from brsweep.stages.plan import NOT_RESULTS, canonical
+from brsweep.stages.plan import NOT_RESULTS, canonical, rungs
+
+OTHER_THAN_LSQ = ("quant.quantizer", "freeze_weights", "distill", "schedule.ladder", "schedule.rung_epochs")
+"""What makes a run another method than LSQ alone, beside the regularizer."""
 
 
 def partners(configs: Sequence[Mapping[str, Any]]) -> dict[int, int]:
-    """Place of a configuration -> place of the one that it is compared with: its quantizer alone, and of another
-    quantizer alone LSQ. LSQ itself has none, unless its step sizes freeze and another's don't. Of several that fit, the
-    one whose step sizes are free, and of two such the first."""
+    """Place of a configuration -> place of the one that it is compared with: the same without a regularizer, and where
+    it has none LSQ alone. LSQ itself has none, unless its step sizes freeze and another's don't. Of several that fit,
+    the one whose step sizes are free, and of two such the first."""
     alone = [place for place, config in enumerate(configs) if not words.is_regularized(config)]
     alone.sort(reverse=True)
     alone.sort(key=lambda place: bool(configs[place]["schedule"]["freeze_alpha"]), reverse=True)
     # the last one of a key stays
     of_quantizer = {_key(configs[place]): place for place in alone}
-    of_lsq = {_key(configs[place], "quant.quantizer"): place for place in alone if is_lsq(configs[place])}
+    of_lsq = {_key(configs[place], *OTHER_THAN_LSQ): place for place in alone if is_lsq(configs[place])}
     found = {}
     for place, config in enumerate(configs):
         if words.is_regularized(config) or is_lsq(config):
             partner = of_quantizer.get(_key(config))
         else:
-            partner = of_lsq.get(_key(config, "quant.quantizer"))
+            partner = of_lsq.get(_key(config, *OTHER_THAN_LSQ))
         if partner is not None and partner != place:
             found[place] = partner
     return found
@@ -40,8 +44,11 @@ def _key(config: Mapping[str, Any], *left_out: str) -> str:
 
 
 def is_lsq(config: Mapping[str, Any]) -> bool:
-    """Whether it is LSQ alone: our quantizer, and no regularizer in force."""
-    return not words.is_regularized(config) and config["quant"]["quantizer"]["_target_"] == words.LSQ_QUANTIZER
+    """Whether it is LSQ alone: our quantizer, no regularizer in force, and no other way to train."""
+    otherwise = (config.get("freeze_weights") or {}).get("threshold") or (config.get("distill") or {}).get("weight")
+    if words.is_regularized(config) or otherwise or rungs(config):
+        return False
+    return config["quant"]["quantizer"]["_target_"] == words.LSQ_QUANTIZER
 
 
 def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
