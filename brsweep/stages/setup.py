@@ -70,6 +70,13 @@ class Networks:
     ) -> tuple[nn.Module, Conversion]:
         """The quantized network with a float network's weights, or the latent ones of a quantized network: its
         activations have no step size yet. bits: of weights and activations; None for the configuration's own."""
+        return self._quantized(self.float_model(state), bits)
+
+    def conversion(self) -> Conversion:
+        """What quantizing the network does, whatever its weights: told on the CPU, of untrained ones."""
+        return self._quantized(clip_relus(self.untrained(), self.config["quant"]["clip_value"]), None)[1]
+
+    def _quantized(self, model: nn.Module, bits: tuple[int, int] | None) -> tuple[nn.Module, Conversion]:
         quant = dict(self.config["quant"])
         quant["weight_bits"], quant["act_bits"] = bits or (quant["weight_bits"], quant["act_bits"])
         node = quant.pop("quantizer")
@@ -77,7 +84,7 @@ class Networks:
         quantizer = partial(targets.locate("quant.quantizer", node[targets.TARGET]), **arguments)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the conversion's warnings are printed by the run
-            return quantize_model(self.float_model(state), quantizer=quantizer, **quant)
+            return quantize_model(model, quantizer=quantizer, **quant)
 
     def placed(self, model: nn.Module) -> nn.Module:
         layout = torch.channels_last if self.config["channels_last"] else torch.contiguous_format
@@ -122,7 +129,7 @@ class Setup:
     @cached_property
     def conversion(self) -> Conversion:
         """What quantizing this network does."""
-        return self.networks.quantized_model()[1]
+        return self.networks.conversion()
 
     def calibrate(self, model: nn.Module) -> None:
         """Set the activations' step sizes from the first training batches of an order of their own."""
