@@ -23,7 +23,7 @@ from brsweep.report.rows import cohorts
 from brsweep.report.runs import read_sweeps
 from brsweep.report.seeds import seed_lines, seed_paths, seen_line
 from brsweep.report.spread import correlation, paired
-from brsweep.report.table import to_csv
+from brsweep.report.table import columns, to_csv
 from brsweep.sweep.manifest import MANIFEST, add_to_manifest
 from brsweep.sweep.seeds.sequential import Design, looks
 
@@ -62,6 +62,22 @@ def test_the_looks_are_those_that_the_launcher_took(sweep):
     for path in paths.values():
         assert list(path.looks) == looks(path.differences, DESIGN)
     assert [look.n for look in paths[10.0].looks] == [3, 4, 5, 6] and [look.n for look in paths[1.0].looks] == [3]
+
+
+def test_a_row_that_was_decided_early_lacks_no_seed(sweep, tmp_path):
+    """It wants no more than it got, beside a sweep with given seeds as well, whose rows want all of those."""
+    (table,) = judged(sweep)
+    rows = {result.row.lambdas[1]: result for result in table.results}
+    assert rows[1.0].row.seeds == (1, 2, 3) and rows[10.0].row.seeds == (1, 2, 3, 4, 5, 6)
+    assert not any(result.notes for result in table.results)
+    n = next(column for column in columns(table) if column.key == "n")
+    assert [n.text(result) for result in table.results] == ["6", "3", "6"]
+    run(tmp_path / "given", 20.0, 1, 0.8)
+    run(tmp_path / "given", 20.0, 9, 0.8)
+    run(tmp_path / "given", 30.0, 1, 0.8)
+    (table,) = judged(sweep, tmp_path / "given")
+    notes = {result.row.lambdas[1]: result.notes for result in table.results if result.row.config}
+    assert notes[30.0][0] == "no run with seed 9" and not notes[1.0] and not notes[20.0]
 
 
 def test_a_line_says_which_rule_ended_each_row(sweep):

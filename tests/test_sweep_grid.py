@@ -158,6 +158,14 @@ def test_the_manifest_remembers_how_to_make_one_run_again(tmp_path, monkeypatch,
     assert json.dumps(answer.out)
 
 
+@pytest.mark.parametrize("seeds", ["1,2", "auto"])
+def test_what_is_typed_follows_the_seed_of_each_point(seeds, tmp_path, monkeypatch, capsys):
+    found = ("sweep.seeds.first=1", "sweep.seeds.least=2") if seeds == "auto" else ()
+    typed = (f"seed={seeds}", *found, "reg.lambda_act=0,1", "reg.lambda_weight=0", "store_dir=store-${seed}", DRY)
+    answer = call(monkeypatch, capsys, "--multirun", *TINY, *typed, f"output_dir={tmp_path}")
+    assert answer.code == 1 and "store_dir=store-1,store-2: one for the whole sweep" in answer.err
+
+
 def test_a_sweep_name_with_spaces_and_a_slash_is_a_folder(tmp_path, monkeypatch, capsys):
     name = "first try/lambda"
     answer = call(monkeypatch, capsys, "--multirun", *TINY, f"output_dir={tmp_path}", f"sweep_name='{name}'", DRY)

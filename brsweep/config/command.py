@@ -26,7 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from brsweep.config.compose import CONF_DIR
 from brsweep.config.hydra_keys import check_hydra, check_typed
@@ -130,7 +130,7 @@ def _compose_and_do(task: Callable[..., Any], flags: Namespace, config_name: str
                 )
             context = HydraContext(config_loader=loader, callbacks=None)
             sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=task, config=cfg)
-            sweeper.sweep(arguments=list(cfg.hydra.overrides.task))
+            sweeper.sweep(arguments=OmegaConf.to_container(cfg.hydra.overrides.task))  # ${seed} is each point's
         else:
             lists = [override.input_line for override in typed if override.is_sweep_override()]
             if lists:

@@ -25,7 +25,7 @@ NO_EFFECT = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Row:
-    """`settings`: the values of what varies, NO_EFFECT where a value has none; `seeds`: those that its cohort knows.
+    """`settings`: the values of what varies, NO_EFFECT where a value has none; `seeds`: those that it was to get.
     `quantizer`, `regularizer`: what they are called, LSQ and BR for ours; the latter None where nothing regularizes."""
 
     bits: str
@@ -126,7 +126,7 @@ def _group_rows(runs: Sequence[ReportedRun]) -> tuple[tuple[Row, ...], tuple[str
             planned = _but_seed(run)
             key = of_overrides.get(planned) or " ".join(sorted(planned)) if to_come else str(run.path)
             groups.setdefault(key, []).append(run)
-    seeds = tuple(sorted({run.seed for run in runs if run.seed is not None}))
+    seeds = frozenset(run.seed for run in runs if run.seeds_given and run.seed is not None)
     common = frozenset.intersection(*(_but_seed(run) for run in runs))
     names = {
         key: part_names(value for run in known if isinstance(value := dotted(run.config).get(key), str))
@@ -138,13 +138,16 @@ def _group_rows(runs: Sequence[ReportedRun]) -> tuple[tuple[Row, ...], tuple[str
 
 def _row(
     runs: Sequence[ReportedRun],
-    seeds: tuple[int, ...],
+    seeds: frozenset[int],
     values: Mapping[str, Sequence[Any]],
     common: frozenset[str],
     names: Mapping[str, Mapping[str, str]],
 ) -> Row:
-    """`common`: overrides that every run has, which tell nothing of a row that was never begun. `names`: of parts."""
+    """`seeds`: those of every row that was given them; a row whose launcher found how many it gets wants its own alone.
+    `common`: overrides that every run has, which tell nothing of a row that was never begun. `names`: of parts."""
     runs = tuple(sorted(runs, key=lambda run: (run.seed is None, run.seed or 0, run.name)))
+    own = {run.seed for run in runs if run.seed is not None}
+    seeds = tuple(sorted(own | seeds if any(run.seeds_given for run in runs) else own))
     config = next((run.config for run in runs if run.config is not None), None)
     if config is None:
         said = [word for word in runs[0].status.overrides if word in _but_seed(runs[0]) - common]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from brsweep.runs import words
 from brsweep.runs.folder import CONFIG, RESULT, RunFolder
 from brsweep.runs.status import FINISHED, RunStatus, finite, leads_elsewhere, run_status
 from brsweep.stages.plan import BIN_REGULARIZATION, Stage, canonical, outline
-from brsweep.sweep.manifest import runs_of, stages_of
+from brsweep.sweep.manifest import read_manifest, runs_of, stages_of
 from brsweep.sweep.shared import stage_line
 from brsweep.tracking.snapshots import Histogram
 
@@ -36,7 +36,8 @@ ORIGIN = ("core", "code", "data", "git_commit", "device", "kernels", "threads")
 @dataclass(frozen=True)
 class ReportedRun:
     """One run. `config` is None where the run was never begun, `result` where it is not finished; `records` are its
-    epochs; `problems` says in a line each what could not be read."""
+    epochs; `problems` says in a line each what could not be read. `seeds_given`: its sweep was launched with its seeds;
+    else the launcher finds how many each row gets."""
 
     status: RunStatus
     sweep: str
@@ -45,6 +46,7 @@ class ReportedRun:
     records: Sequence[Mapping[str, Any]]
     problems: tuple[str, ...] = ()
     exports: Exports = NOTHING
+    seeds_given: bool = True
 
     @property
     def name(self) -> str:
@@ -144,7 +146,15 @@ def read_sweep(sweep: Path, warn: Callable[[str], None]) -> list[ReportedRun]:
     runs = runs_of(sweep, lambda line: warn(words.printable(line)))
     for line in filter(None, map(stage_line, stages_of(sweep))):
         warn(line)
-    return [_read(status, sweep.resolve().name) for status in runs]
+    given = _seeds_given(sweep)
+    return [replace(_read(status, sweep.resolve().name), seeds_given=given) for status in runs]
+
+
+def _seeds_given(sweep: Path) -> bool:
+    try:
+        return (read_manifest(sweep) or {}).get("seeds") is None
+    except BrsweepError:
+        return True  # `runs_of` has said what is wrong with it
 
 
 def read_run(path: Path) -> ReportedRun:
