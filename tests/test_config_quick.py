@@ -31,6 +31,7 @@ def test_every_stage_has_one_epoch():
     assert [(stage.name, stage.epochs) for stage in plan(config, "d")] == [
         ("float", 1), ("rung4", 1), ("rung3", 1), ("warmup", 1), ("br", 1),
     ]  # fmt: skip
+    assert (config["schedule"]["qat_lr_warmup_epochs"], config["calibration_batches"]) == (0, 1)
     joint = shortened(CONFIG | {"schedule": schedule | {"warmup_epochs": 0, "float_epochs": 0, "ladder": []}})
     assert [(stage.name, stage.epochs) for stage in plan(joint, "d")] == [("float", 0), ("br", 1)]
     assert CONFIG["schedule"]["qat_epochs"] == 6, "the configuration given is left alone"

@@ -8,11 +8,11 @@ import pytest
 from commands import TINY, call
 
 from benchmarks.synthetic_sweep import write_run, write_sweep
-from brsweep.report.answer import answer, close
+from brsweep.report.answer import MOST_ROWS, answer, close
 from brsweep.report.results import judge
 from brsweep.report.rows import cohorts
 from brsweep.report.runs import read_sweeps
-from brsweep.report.table import headlines, percentage
+from brsweep.report.table import headlines, percentage, points
 
 GRID = [
     {"bits": bits, "reg.lambda_weight": 0.0, "reg.lambda_act": value, "seed": seed}
@@ -34,7 +34,9 @@ def test_a_single_setting_has_its_mean_and_spread(tmp_path):
     (judged,) = (judge(cohort) for cohort in cohorts(read_sweeps([tmp_path / "s"])[0]))
     (result,) = judged.results
     (line,) = answer(tmp_path / "s")
-    assert line.startswith(f"W2A2: test {percentage(result.test)} % over 3 seeds, validation ") and " ± " in line
+    assert line == (f"W2A2: test {percentage(result.test)} % over 3 seeds, validation {percentage(result.val)} %; "
+                    f"gap to FP32 {points(result.gap_float)} points.")  # fmt: skip
+    assert " ± " in line and result.val.mean != result.test.mean
     write_sweep(tmp_path / "one", [{"seed": 1}])
     assert " % over 1 seed," in answer(tmp_path / "one")[0] and "±" not in answer(tmp_path / "one")[0]
 
@@ -46,6 +48,23 @@ def test_without_a_validation_split_each_row_is_said_and_none_picked(tmp_path):
     assert [line.partition(":")[0] for line in answer(tmp_path / "s")] == [
         "W2A2, lambda_act 0.1", "W2A2, lambda_act 1",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "said"), [(MOST_ROWS, MOST_ROWS), (MOST_ROWS + 1, 0)])
+def test_a_long_table_without_a_pick_is_the_reports(rows, said, tmp_path):
+    for value in range(1, rows + 1):
+        changes = {"data.val_fraction": 0.0, "reg.lambda_act": float(value), "seed": 1}
+        write_run(tmp_path / "s", changes, result={"val_accuracy": None})
+    assert len(answer(tmp_path / "s")) == said
+
+
+def test_a_first_try_ends_with_its_report(tmp_path, capsys):
+    write_sweep(tmp_path / "s", [{"seed": seed} for seed in (1, 2)])
+    close(tmp_path / "s", [{"quick": False}])
+    assert "report in" not in capsys.readouterr().out and not (tmp_path / "s" / "report").exists()
+    close(tmp_path / "s", [{"quick": False}, {"quick": True}])
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"report in {tmp_path / 's' / 'report'}")
+    assert (tmp_path / "s" / "report" / "index.html").is_file()
 
 
 def test_what_can_not_be_read_is_a_warning_and_no_failure(tmp_path, capsys):

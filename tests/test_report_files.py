@@ -320,6 +320,8 @@ def test_compare_says_what_differs(tmp_path):
     assert ["kernels", "reference", "numba"] in lines
     assert ["test_accuracy", "50", "%", "62.5", "%", "+12.5", "points"] in lines
     assert not any(line and line[0].startswith("quant.") for line in lines)
+    c = write_run(tmp_path / "s", {"seed": 3, "reg.own": None})
+    assert ["reg.own", "(absent)", "null"] in [line.split() for line in compare(a, c).splitlines()]
 
 
 def test_compare_shows_stages_and_layers(tmp_path, capsys):
@@ -327,6 +329,7 @@ def test_compare_shows_stages_and_layers(tmp_path, capsys):
     a, b = (write_run(tmp_path / "s", {"seed": 1, "reg.lambda_act": s}, sites=ONE_BLOCK) for s in (1.0, 2.0))
     lines = [line.split() for line in compare(a, b).splitlines()]
     assert ["br", "penalty_act", "1", "1"] in lines and ["warmup", "penalty_act", "2", "2"] in lines
+    assert not any(line[:2] == ["float", "penalty_act"] for line in lines), "neither recorded it"
     assert ["stages.0.0.conv1", "0.113", "0.113", "0.05", "0.08", "0.006173", "0.006173", "0.03333", "0.03333"] in lines
     assert main(["--compare", str(a), str(b), "--out", str(tmp_path / "out")]) == 0
     shown = data_in((tmp_path / "out" / "index.html").read_text())["figures"]
@@ -335,6 +338,14 @@ def test_compare_shows_stages_and_layers(tmp_path, capsys):
     (a / "layers.jsonl").unlink()
     (a / "layers.jsonl").write_text("no record\n\n")
     assert "not read: " in compare(a, b)
+
+
+def test_a_sites_name_moves_no_cursor(tmp_path):
+    a, b = (write_run(tmp_path / "s", {"seed": s}, sites=ONE_BLOCK, state="failed") for s in (1, 2))
+    text = (a / "layers.jsonl").read_text()
+    (a / "layers.jsonl").unlink()
+    (a / "layers.jsonl").write_text(text.replace("stages.0.0.conv1", "\\u001b[2J"))
+    assert "\\x1b[2J" in compare(a, b) and "\x1b" not in compare(a, b)
 
 
 def test_compare_of_an_unfinished_run_and_of_no_run(tmp_path, capsys):

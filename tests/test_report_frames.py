@@ -14,7 +14,7 @@ import small_runs
 import brsweep
 from benchmarks.synthetic_sweep import write_run
 from brsweep.errors import BrsweepError
-from brsweep.report.frames import write_csv
+from brsweep.report.frames import run_lines, write_csv
 from brsweep.report.runs import read_sweeps
 from brsweep.tracking.snapshots import ABOUT
 
@@ -83,6 +83,20 @@ def test_every_run_and_every_epoch_has_a_line_with_its_numbers_in_full(tmp_path)
     assert [float(line["task_loss"]) for line in mine] == [record["task_loss"] for record in records]
     assert [(line["stage"], line["epoch"]) for line in mine] == [(r["stage"], str(r["epoch"])) for r in records]
     assert [line["epoch_total"] for line in mine] == ["1", "2", "3", "4", "5"] and mine[0]["shared"] == "false"
+
+
+def test_a_runs_line_says_what_became_of_it_and_how_it_was_set(tmp_path):
+    sound = write_run(tmp_path / "s", {"seed": 1}, result={"collapse": None})
+    fallen = write_run(tmp_path / "s", {"seed": 2}, result={"collapse": {"epoch": 3}})
+    (fallen / "metrics.jsonl").write_text("{")
+    runs = sorted(tables(tmp_path / "s", tmp_path)[0], key=lambda line: line["seed"])
+    assert [line["collapsed"] for line in runs] == ["false", "true"]
+    assert runs[0]["problems"] == "" and fallen.name in runs[1]["problems"] and "metrics.jsonl" in runs[1]["problems"]
+    result = json.loads((sound / "result.json").read_text())
+    config = result["config"]
+    assert runs[0]["device"] == result["device"] != config["device"]
+    (line, _) = run_lines(read_sweeps([tmp_path / "s"])[0])
+    assert line["schedule.ladder"] == "[]", "text, which a frame can compare"
 
 
 def test_no_cell_is_a_formula(tmp_path):
