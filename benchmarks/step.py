@@ -41,6 +41,9 @@ from brsweep.training.step import Learner, Totals, train_step
 
 FLOAT, AUGMENTATION = "float", "augmentation"
 CHOICES = (("", "auto"), ("reference ", "reference"))
+FORMS = (("compiled", kernels.OPAQUE), ("compiled transparent", kernels.TRANSPARENT))
+WRITTEN_OUT = 2
+"""Bits up to which the transparent form is timed: every bin is written out, which takes minutes to compile at 2."""
 KINDS = {"": (), "+BR(W)": ("weight",), "+BR(W+A)": ("weight", "act")}
 OPTIONS = {"lr": 1e-4, "weight_decay": 1e-4, "alpha_lr": 1e-4, "alpha_weight_decay": 0.0, "norm_weight_decay": 0.0}
 
@@ -117,7 +120,7 @@ def variants(
             part = quantized(width, rivals.RIVALS[rival], lambda _: None)
             found[f"{rival} LSQ {width} bits"] = Variant(part, "auto", batch)
         if compiled:
-            for prefix, form in (("compiled", kernels.OPAQUE), ("compiled transparent", kernels.TRANSPARENT)):
+            for prefix, form in FORMS[: 2 if width <= WRITTEN_OUT else 1]:
                 part = quantized(width, LSQQuantizer, lambda _: BinRegularization(), compile=True)
                 found[f"{prefix} LSQ+BR(W+A) {width} bits"] = Variant(part, "auto", batch, form)
     return found

@@ -111,6 +111,14 @@ def test_a_sweep_on_its_way_is_shown_as_far_as_it_is(tmp_path):
     assert seeds_until_decided(table) == []
 
 
+def test_a_negative_correlation_has_a_minus_sign(tmp_path):
+    for seed, (plain, own) in enumerate([(0.5, 0.6), (0.6, 0.5), (0.55, 0.56)], start=1):
+        run(tmp_path / "s", 0.0, seed, 0.8, test=plain)
+        run(tmp_path / "s", 1.0, seed, 0.8, test=own)
+    (line,) = seen_line(judged(tmp_path / "s")[0])
+    assert line.endswith("accuracies of one seed correlate by \N{MINUS SIGN}0.99")
+
+
 def test_given_seeds_have_no_such_figure(tmp_path):
     write_sweep(tmp_path / "s", [{"seed": seed, "reg.lambda_act": a} for seed in (1, 2) for a in (0.0, 1.0)])
     (table,) = judged(tmp_path / "s")

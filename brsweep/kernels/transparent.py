@@ -28,6 +28,8 @@ class Transparent(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_quantized, grad_sums):
+        if ctx.options.sums == NO_SUMS:
+            grad_sums = None  # dynamo hands zeros down, of the shape of what is no sum
         return *input_gradients(ctx, backward, grad_quantized, grad_sums), None
 
 
@@ -40,7 +42,7 @@ def forward(values: Tensor, alpha: Tensor, options: OpOptions) -> tuple[Tensor, 
     if options.sums == NO_SUMS:
         return quantized, values.new_empty(0, dtype=torch.float64)
     residual = value - code * step
-    number = code.nan_to_num(options.qn)
+    number = _bin(code, options)
     counted = ~_outside(scaled, options) if options.sums == INSIDE_VALUES else None
     kept = [d for d in range(values.dim()) if alpha.dim() and d == options.axis % values.dim()]
     over = [d for d in range(values.dim()) if d not in kept]
@@ -48,8 +50,9 @@ def forward(values: Tensor, alpha: Tensor, options: OpOptions) -> tuple[Tensor, 
     for k in range(options.qn, options.qp + 1):
         member = number == k if counted is None else (number == k) & counted
         mine = torch.where(member, residual, 0.0)
-        rows.append(torch.stack([part.sum(over, dtype=torch.float64) for part in (member, mine, mine * mine)], -1))
-    return quantized, torch.stack(rows, -1)
+        ones = member.to(residual.dtype)
+        rows.append(torch.stack([part.sum(over) for part in (ones, mine, mine * mine)], -1))
+    return quantized, torch.stack(rows, -1).double()
 
 
 def backward(
@@ -69,10 +72,10 @@ def backward(
     if wants_alpha:
         moved = upstream * torch.where(saturated, code, code - scaled)
         over = [d for d in range(values.dim()) if not alpha.dim() or d != options.axis % values.dim()]
-        slope = moved.sum(over, dtype=torch.float64).view(alpha.shape)
+        slope = moved.sum(over).view(alpha.shape)
     passed = torch.where(saturated, 0.0, upstream)
     if grad_sums is not None:
-        number, linear, square = code.nan_to_num(options.qn), 0.0, 0.0
+        number, linear, square = _bin(code, options), 0.0, 0.0
         for k in range(options.bins):
             member = number == options.qn + k
             linear = torch.where(member, _step(grad_sums[..., 1, k], values, options.axis, floor=-math.inf), linear)
@@ -96,6 +99,11 @@ def _step(by_row: Tensor, values: Tensor, axis: int, floor: float = ALPHA_FLOOR)
     if by_row.dim():
         shape[axis] = -1
     return by_row.clamp(min=floor).to(torch.promote_types(values.dtype, torch.float32)).view(shape)
+
+
+def _bin(code: Tensor, options: OpOptions) -> Tensor:
+    """The code, and the lowest for what is no number: by a comparison, since inductor looks for NaN value by value."""
+    return torch.where(code > options.qn, code, float(options.qn))
 
 
 def _outside(scaled: Tensor, options: OpOptions) -> Tensor:

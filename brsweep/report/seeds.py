@@ -13,6 +13,7 @@ from pathlib import Path
 from brsweep.errors import BrsweepError
 from brsweep.report.results import Judged, Result, baselines, row_label
 from brsweep.report.runs import ReportedRun
+from brsweep.report.table import MINUS
 from brsweep.runs.words import printable
 from brsweep.sweep.manifest import read_manifest
 from brsweep.sweep.seeds.sequential import Design, Look, looks, rule_in_words
@@ -104,4 +105,5 @@ def seen_line(judged: Judged) -> list[str]:
 def _span(values: Sequence[float], factor: int = 1) -> str:
     """`0.21 to 0.40`; one value where both ends read alike."""
     ends = (factor * end for end in (min(values), max(values)))
-    return " to ".join(dict.fromkeys(str(end) if isinstance(end, int) else f"{end:.2f}" for end in ends))
+    told = dict.fromkeys(str(end) if isinstance(end, int) else f"{end:.2f}" for end in ends)
+    return " to ".join(told).replace("-", MINUS)
