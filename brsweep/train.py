@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from brsweep.config.command import run_command
 from brsweep.config.compose import CONF_DIR, VERSION_BASE, checked, register
+from brsweep.output import reader_may_leave
 
 register()
 
@@ -36,4 +37,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with reader_may_leave():
+        main()

@@ -25,11 +25,13 @@ BELOW = {
     "memory": {"errors"},
     "files": set(),
     "secrets": set(),
-    "tracking": {"errors", "files", "secrets", "quant"},
+    "output": set(),
+    "tracking": {"errors", "files", "secrets", "output", "quant"},
     "models": {"errors", "torchvision_import"},
     "data": {"errors", "files", "torchvision_import"},
-    "training": {"errors", "files", "secrets", "kernels", "quant", "regularizers", "tracking", "models", "data"},
 }
+BELOW["training"] = BELOW["tracking"] | BELOW["data"] | {"kernels", "regularizers", "tracking", "models", "data"}
+BELOW["training"] -= {"torchvision_import"}
 BELOW["stages"] = BELOW["training"] | {"training", "targets", "arguments"}
 BELOW["runs"] = BELOW["stages"] | {"stages"}
 BELOW["sweep"] = BELOW["runs"] | {"runs", "memory"}
@@ -52,6 +54,7 @@ TORCHLESS = (
     "targets",
     "arguments",
     "errors",
+    "output",
 )
 TORCHLESS += tuple(f"search/{name}" for name in ("__main__", "settings", "space", "study", "loop"))
 TORCHLESS += ("report",)

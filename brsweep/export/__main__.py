@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brsweep.errors import BrsweepError
+from brsweep.output import reader_may_leave
 from brsweep.runs.folder import CONFIG, RESULT, RunFolder
 from brsweep.runs.words import printable
 
@@ -92,4 +93,5 @@ def _count(word: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with reader_may_leave():
+        sys.exit(main())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from brsweep.errors import BrsweepError
 from brsweep.memory import lack_of_memory_in_words
+from brsweep.output import reader_may_leave
 from brsweep.runs.words import printable
 
 
@@ -62,4 +63,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with reader_may_leave():
+        sys.exit(main())

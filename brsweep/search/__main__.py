@@ -24,6 +24,7 @@ from brsweep.config.compose import CONF_DIR, VERSION_BASE, checked, plain, regis
 from brsweep.config.fields import check_fields
 from brsweep.config.messages import one_line
 from brsweep.errors import BrsweepError
+from brsweep.output import reader_may_leave
 from brsweep.search.settings import Question, Search
 
 
@@ -99,4 +100,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with reader_may_leave():
+        main()

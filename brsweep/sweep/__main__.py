@@ -11,6 +11,7 @@ from pathlib import Path
 
 from brsweep.errors import BrsweepError
 from brsweep.memory import check_address_space, lack_of_memory_in_words
+from brsweep.output import reader_may_leave
 from brsweep.runs.folder import RunFolder
 from brsweep.runs.status import RunStatus
 from brsweep.runs.words import duration, printable, progress
@@ -80,4 +81,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with reader_may_leave():
+        main()

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from brsweep.errors import BrsweepError
 from brsweep.memory import lack_of_memory_in_words
+from brsweep.output import reader_may_leave
 from brsweep.runs import words
 from brsweep.runs.folder import CONFIG, RunFolder
 from brsweep.runs.words import printable
@@ -132,4 +133,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with reader_may_leave():
+        main()

@@ -18,6 +18,7 @@ from typing import Any
 
 from brsweep.errors import BrsweepError
 from brsweep.memory import lack_of_memory_in_words
+from brsweep.output import reader_may_leave
 from brsweep.runs.folder import CONFIG, RESULT, RunFolder
 from brsweep.runs.words import final_values, tags
 from brsweep.targets import TARGET, build
@@ -170,4 +171,5 @@ def _stage_ends(folder: RunFolder, records: Sequence[Mapping[str, Any]]) -> tupl
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with reader_may_leave():
+        sys.exit(main())

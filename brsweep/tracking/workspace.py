@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from brsweep.errors import BrsweepError
 from brsweep.files import replace_file
+from brsweep.output import reader_may_leave
 from brsweep.tracking.tracker import one_line
 from brsweep.tracking.wandb_session import will_be_online
 
@@ -190,4 +191,5 @@ def _by(wr: Any, key: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with reader_may_leave():
+        sys.exit(main())
