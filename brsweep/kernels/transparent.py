@@ -75,11 +75,11 @@ def backward(
         slope = moved.sum(over).view(alpha.shape)
     passed = torch.where(saturated, 0.0, upstream)
     if grad_sums is not None:
-        number, linear, square = _bin(code, options), 0.0, 0.0
-        for k in range(options.bins):
-            member = number == options.qn + k
-            linear = torch.where(member, _step(grad_sums[..., 1, k], values, options.axis, floor=-math.inf), linear)
-            square = torch.where(member, _step(grad_sums[..., 2, k], values, options.axis, floor=-math.inf), square)
+        linear, square = (_step(grad_sums[..., row, 0], values, options.axis, floor=-math.inf) for row in (1, 2))
+        for k in range(1, options.bins):  # no `==`: the compiler would keep the forward's masks, one for each bin
+            above = code >= options.qn + k
+            linear = torch.where(above, _step(grad_sums[..., 1, k], values, options.axis, floor=-math.inf), linear)
+            square = torch.where(above, _step(grad_sums[..., 2, k], values, options.axis, floor=-math.inf), square)
         pull = linear + 2 * square * (value - code * step)
         passed = passed + (torch.where(_outside(scaled, options), 0.0, pull) if options.sums == INSIDE_VALUES else pull)
     if options.ceiling is not None:
