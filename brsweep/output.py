@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,5 +22,14 @@ def reader_may_leave() -> Iterator[None]:
             if sys.stdout is not None:  # `>&-`
                 sys.stdout.flush()
     except BrokenPipeError:
+        if not _unread(sys.stdout.fileno()):
+            raise  # another pipe broke
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         sys.exit(CLOSED)
+
+
+def _unread(descriptor: int) -> bool:
+    """Whether the pipe behind it has no reader any more."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

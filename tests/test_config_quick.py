@@ -56,6 +56,13 @@ def test_on_they_are_part_of_what_a_run_is(tmp_path):
     assert tags(runs[2].config, 0)[-1] == "quick" and "quick" not in tags(runs[1].config, 0)
 
 
+def test_an_image_keeps_its_label():
+    whole, part = SOURCE.load(), Limited(SOURCE, 3).load()
+    label_of = {image.tobytes(): label for image, label in zip(whole.train_images, whole.train_labels, strict=True)}
+    assert len(label_of) == len(whole.train_images), "no image is there twice"
+    assert [label_of[image.tobytes()] for image in part.train_images] == part.train_labels.tolist()
+
+
 def test_each_class_gives_its_first_of_a_fixed_order():
     labels = np.array([2, 0, 1, 0, 0, 2, 1, 0, 0, 0])
     taken = {count: first_of_each_class(labels, count).tolist() for count in (1, 2, 9)}

@@ -11,7 +11,7 @@ import pytest
 from commands import ROOT
 
 from benchmarks.synthetic_sweep import write_run
-from brsweep.output import CLOSED
+from brsweep.output import CLOSED, reader_may_leave
 
 COMMANDS = ("sweep", "sweep.cleanup", "sweep.sync", "report", "export", "tracking.workspace", "train", "search")
 
@@ -42,6 +42,11 @@ def test_a_reader_that_left_costs_no_traceback(name, unread):
 def test_a_table_that_nobody_reads(unread, tmp_path: Path):
     write_run(tmp_path / "s", {})
     assert run("sweep", str(tmp_path / "s"), stdout=unread) == (CLOSED, "")
+
+
+def test_another_pipe_that_breaks_is_no_reader_that_left():
+    with pytest.raises(BrokenPipeError), reader_may_leave():
+        raise BrokenPipeError("a worker's")
 
 
 def test_an_error_is_said_all_the_same(unread, tmp_path: Path):

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import small_runs
@@ -100,8 +101,9 @@ def test_a_runs_line_says_what_became_of_it_and_how_it_was_set(tmp_path):
 
 
 def test_no_cell_is_a_formula(tmp_path):
-    write_run(tmp_path / "s", {"model._target_": "=1+1"}, name="=cmd")
+    write_run(tmp_path / "s", {"model._target_": "=1+1", "=key": 1}, name="=cmd")
     runs, epochs = tables(tmp_path / "s", tmp_path)
+    assert "'=key" in runs[0] and "=key" not in runs[0]
     assert (runs[0]["run"], runs[0]["model._target_"], epochs[0]["run"]) == ("'=cmd", "'=1+1", "'=cmd")
 
 
@@ -117,6 +119,14 @@ def test_frames_are_the_same_tables(tmp_path):
     assert epochs["shared"].dtype == bool and epochs["epoch"].dtype == int
     code = re.search(r"^```python\n(.*?)^```", TEXT, flags=re.M | re.S)[1]
     exec(compile(code.replace("runs/default", str(tmp_path / "s")), "records.md", "exec"), {})
+
+
+def test_what_is_to_be_known_of_the_sweep_is_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=list))
+    write_run(tmp_path / "s", {})
+    (tmp_path / "s" / "sweep.json").write_text("{")
+    with pytest.warns(UserWarning, match=r"sweep\.json: damaged"):
+        assert len(brsweep.results(tmp_path / "s").runs) == 1
 
 
 def test_without_pandas_one_line_says_what_to_install(tmp_path, monkeypatch):

@@ -50,9 +50,8 @@ def forward(values: Tensor, alpha: Tensor, options: OpOptions) -> tuple[Tensor, 
     for k in range(options.qn, options.qp + 1):
         member = number == k if counted is None else (number == k) & counted
         mine = torch.where(member, residual, 0.0)
-        ones = member.to(residual.dtype)
-        rows.append(torch.stack([part.sum(over) for part in (ones, mine, mine * mine)], -1))
-    return quantized, torch.stack(rows, -1).double()
+        rows.append(torch.stack([part.sum(over, dtype=torch.float64) for part in (member, mine, mine * mine)], -1))
+    return quantized, torch.stack(rows, -1)
 
 
 def backward(
@@ -72,7 +71,7 @@ def backward(
     if wants_alpha:
         moved = upstream * torch.where(saturated, code, code - scaled)
         over = [d for d in range(values.dim()) if not alpha.dim() or d != options.axis % values.dim()]
-        slope = moved.sum(over).view(alpha.shape)
+        slope = moved.sum(over, dtype=torch.float64).view(alpha.shape)
     passed = torch.where(saturated, 0.0, upstream)
     if grad_sums is not None:
         linear, square = (_step(grad_sums[..., row, 0], values, options.axis, floor=-math.inf) for row in (1, 2))
