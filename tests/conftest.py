@@ -8,6 +8,8 @@ import sys
 import pytest
 from process_settings import kept
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, at the first test with a device
+
 
 @pytest.fixture(autouse=True)
 def process_settings():

@@ -41,13 +41,13 @@ def batches(count: int, size: int = 16):
         yield images.contiguous(memory_format=torch.channels_last), labels
 
 
-def learner(net=tiny, bits: int = 2, reg: dict | None = None, **parts) -> Learner:
+def learner(net=tiny, bits: int = 2, reg: dict | None = None, reg_class=BinRegularization, **parts) -> Learner:
     torch.manual_seed(0)
     model = net(10).to(memory_format=torch.channels_last).train()
     model, done = quantize_model(model, bits, bits)
     calibrate(model, [images for images, _ in batches(1)])
     optimizer = build_optimizer(torch.optim.SGD, model, OPTIONS | {"momentum": 0.9})
-    return Learner(model, optimizer, sites=done.sites, regularizer=BinRegularization(**(reg or {})), **parts)
+    return Learner(model, optimizer, sites=done.sites, regularizer=reg_class(**(reg or {})), **parts)
 
 
 def losses(trained: Learner, steps: int) -> list[float]:

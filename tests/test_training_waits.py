@@ -88,7 +88,7 @@ def epoch(made: OnMeta, monkeypatch) -> list[str]:
 
     with watch:
         changes = CodeChanges(made.probe, made.tables.train.steps(BATCH))
-        loop._train_epoch(made.learner, made.tables, Span("br", 0, 1, 1), 0, 7, BATCH, META, bar, changes)
+        loop._train_epoch(made.learner, made.tables, Span("br", 0, 1, 1), 0, 7, BATCH, bar, changes)
     assert watch.count > 1000
     return watch.seen
 

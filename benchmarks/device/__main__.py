@@ -5,7 +5,7 @@ In the order of what matters, each part with a share of the time, each result on
     machine     versions, the card, and how fast it copies its memory
     tests       those that need a CUDA device (`pytest -m cuda`)
     runs        the default run on digits in float32 and bf16, deterministic, to its end; killed once and gone on with
-    steps       the op's passes, and whole training steps: float, LSQ, BR; eager, compiled, with graphs, textbook
+    steps       the op's passes, and whole training steps: float, LSQ, BR; eager, as a graph, compiled, textbook
     images      a short CIFAR-10 recipe on DIR, as an image folder, with its accuracy
     workers     several runs on the card at once: epochs per second in all
 
@@ -47,7 +47,7 @@ def parts() -> list[Part]:
 
     return [
         Part("machine", 0.05, card.machine, card.machine_lines),
-        Part("tests", 0.12, card.tests, card.tests_lines),
+        Part("tests", 0.25, card.tests, card.tests_lines),
         Part("runs", 0.4, trainings.runs, trainings.runs_lines),
         Part("steps", 0.6, steps.steps, steps.lines),
         Part("images", 0.6, trainings.images, trainings.images_lines),

@@ -72,13 +72,15 @@ def tests(budget: Budget) -> dict[str, Any]:
     if find_spec("pytest") is None:
         return {"left_out": "pytest is not installed"}
     files = [str(path) for path in sorted((ROOT / "tests").glob("*.py")) if MARK in path.read_text(encoding="utf-8")]
-    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-rs", "-p", "no:cacheprovider", *files]
+    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-rsfE", "-p", "no:cacheprovider", *files]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=budget.left, check=False)
     except subprocess.TimeoutExpired:
         return {"left_out": f"not done within {budget.left:.0f} s"}
     if done.returncode:
-        raise RuntimeError(done.stdout[-2000:] + done.stderr[-500:])
+        (budget.out / "tests.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        raise RuntimeError("; ".join([*failed, "tests.log has all of it"]))
     return {"files": [Path(file).name for file in files], "said": done.stdout.strip().splitlines()[-10:]}
 
 

@@ -20,6 +20,7 @@ from brsweep.models import resnet
 from brsweep.quant import LSQQuantizer, calibrate, quantize_model
 from brsweep.regularizers import BinRegularization
 from brsweep.stages.device import set_threads, settle
+from brsweep.training.graphs import EAGER_STEPS, Recorded
 from brsweep.training.optim import build_optimizer
 from brsweep.training.step import Learner, Totals, train_step
 
@@ -27,9 +28,14 @@ OPTIONS = {
     "lr": 1e-4, "weight_decay": 1e-4, "alpha_lr": 1e-4, "alpha_weight_decay": 0.0, "norm_weight_decay": 0.0,
     "momentum": 0.9,
 }  # fmt: skip
-EAGER, COMPILED, GRAPHS, TEXTBOOK = "eager", "compiled", "compiled, graphs", "textbook"
+EAGER, COMPILED, TEXTBOOK = "eager", "compiled", "textbook"
+GRAPH, COMPILED_GRAPH = "graph", "compiled, graph"
+RECORDED = {GRAPH: EAGER, COMPILED_GRAPH: COMPILED}
+"""Forms whose passes are a CUDA graph, of which form."""
 ROUNDS = 3
 """At least; as many as the time allows."""
+STEPS, STEPS_DRY = 10, 1
+"""Of a form in a round, one after the other, before the device is waited for: as in training."""
 OP_VALUES, OP_VALUES_DRY = 2**26, 2**14
 
 
@@ -45,14 +51,14 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case("resnet20", 128, "float32", (EAGER, TEXTBOOK), (2, 4, 8)),
-    Case("resnet20", 128, "float32", (COMPILED, GRAPHS), (2, 4, 8)),
-    Case("resnet18", 128, "float32", (EAGER,), (2, 4, 8)),
-    Case("resnet20", 512, "float32", (EAGER,), (2, 4, 8)),
-    Case("resnet20", 128, "bf16", (EAGER,), (2, 4, 8)),
-    Case("resnet18", 128, "bf16", (EAGER,), (2, 8)),
-    Case("resnet20", 512, "bf16", (EAGER,), (2, 8)),
-    Case("resnet18", 128, "float32", (COMPILED, GRAPHS), (2,)),
+    Case("resnet20", 128, "float32", (EAGER, GRAPH, TEXTBOOK), (2, 4, 8)),
+    Case("resnet20", 128, "bf16", (EAGER, GRAPH), (2, 8)),
+    Case("resnet18", 128, "float32", (EAGER, GRAPH), (2, 4, 8)),
+    Case("resnet18", 128, "bf16", (GRAPH,), (2, 8)),
+    Case("resnet20", 512, "float32", (EAGER, GRAPH), (2, 8)),
+    Case("resnet20", 128, "float32", (COMPILED, COMPILED_GRAPH), (2, 8)),
+    Case("resnet20", 512, "bf16", (GRAPH,), (2, 8)),
+    Case("resnet18", 128, "float32", (COMPILED, COMPILED_GRAPH), (2,)),
 )
 CASES_DRY = (
     Case("resnet20", 2, "float32", (EAGER, TEXTBOOK), (2,), 8),
@@ -111,19 +117,17 @@ def op(budget: Budget, device: torch.device) -> dict[str, dict[str, float]]:
     return found
 
 
-def learners(case: Case, device: torch.device, images: torch.Tensor) -> Iterator[tuple[str, Learner]]:
-    """Name -> learner: float, LSQ and BR(W+A) in each of the forms."""
+def learners(case: Case, device: torch.device, images: torch.Tensor) -> Iterator[tuple[str, str, Learner]]:
+    """Name, form, learner: float, LSQ and BR(W+A) in each of the forms."""
 
     def placed() -> torch.nn.Module:
         torch.manual_seed(0)
         return getattr(resnet, case.net)(10).to(device, memory_format=torch.channels_last).train()
 
     def learner(model: torch.nn.Module, form: str, **parts: Any) -> Learner:
-        made = Learner(model, build_optimizer(torch.optim.SGD, model, OPTIONS), precision=case.precision, **parts)
-        if form in (COMPILED, GRAPHS):
-            mode = "reduce-overhead" if form == GRAPHS else None
-            vars(made)["forward"] = torch.compile(model, dynamic=False, mode=mode)
-        return made
+        compiled = RECORDED.get(form, form) == COMPILED
+        optimizer = build_optimizer(torch.optim.SGD, model, OPTIONS)
+        return Learner(model, optimizer, precision=case.precision, compile=compiled, **parts)
 
     def quantized(bits: int, form: str, regularized: bool) -> Learner:
         model, done = quantize_model(placed(), bits, bits, quantizer=TextbookLSQ if form == TEXTBOOK else LSQQuantizer)
@@ -135,39 +139,48 @@ def learners(case: Case, device: torch.device, images: torch.Tensor) -> Iterator
 
     for form in case.forms:
         if form != TEXTBOOK:
-            yield f"float {form}", learner(placed(), form)
+            yield f"float {form}", form, learner(placed(), form)
         for bits in case.bits:
-            if form in (EAGER, TEXTBOOK):
-                yield f"LSQ {bits} bits {form}", quantized(bits, form, regularized=False)
-            yield f"LSQ+BR(W+A) {bits} bits {form}", quantized(bits, form, regularized=True)
+            if COMPILED not in form:
+                yield f"LSQ {bits} bits {form}", form, quantized(bits, form, regularized=False)
+            yield f"LSQ+BR(W+A) {bits} bits {form}", form, quantized(bits, form, regularized=True)
 
 
-def timed(case: Case, device: torch.device, deadline: float) -> dict[str, dict[str, float]]:
-    """Name -> seconds of the first step, and of a median one; all forms in each round, until `deadline`."""
+def timed(case: Case, device: torch.device, deadline: float) -> dict[str, dict[str, Any]]:
+    """Name -> seconds of the first step, and of a median one; all forms in each round, until `deadline`. eager: why a
+    form that should be a graph is none."""
     images = torch.randn(case.batch, 3, case.size, case.size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (case.batch,), device=device)
-    found: dict[str, dict[str, float]] = {}
+    each = STEPS_DRY if device.type == "cpu" else STEPS
+    found: dict[str, dict[str, Any]] = {}
     calls: dict[str, Callable[[], None]] = {}
-    for name, learner in learners(case, device, images):
+    for name, form, learner in learners(case, device, images):
+        said: list[str] = []
+        passes = Recorded(learner, said.append) if form in RECORDED else None
         totals = Totals(device)
 
-        def call(learner: Learner = learner, totals: Totals = totals) -> None:
-            train_step(learner, images, labels, {"weight": 1.0, "act": 1.0}, totals, 0)
+        def call(
+            count: int, learner: Learner = learner, passes: Recorded | None = passes, totals: Totals = totals
+        ) -> None:
+            for _ in range(count):
+                train_step(learner, images, labels, {"weight": 1.0, "act": 1.0}, totals, 0, passes)
             wait(device)
 
         began = time.perf_counter()
-        call()
+        call(1)
         found[name], calls[name] = {"first_s": time.perf_counter() - began}, call
+        call(EAGER_STEPS + 1 if passes else 1)
+        found[name] |= {"eager": said[0]} if said else {}
     times: dict[str, list[float]] = {name: [] for name in calls}
     names, draw = list(calls), random.Random(0)
-    while len(times[names[0]]) <= ROUNDS or time.monotonic() < deadline:
+    while len(times[names[0]]) < ROUNDS or time.monotonic() < deadline:
         for name in draw.sample(names, len(names)):
             began = time.perf_counter()
-            calls[name]()
-            times[name].append(time.perf_counter() - began)
+            calls[name](each)
+            times[name].append((time.perf_counter() - began) / each)
     for name in names:
-        found[name]["median_s"] = statistics.median(times[name][1:])
+        found[name] |= {"median_s": statistics.median(times[name]), "rounds": len(times[name])}
     return found
 
 
@@ -193,4 +206,5 @@ def lines(found: dict[str, Any]) -> list[str]:
             base = rows.get(f"float {form}") or rows.get(f"float {EAGER}")
             over = f"{row['median_s'] / base['median_s']:.2f}" if base else ""
             told.append(f"| {name} | {row['median_s'] * 1e3:.2f} | {over} | {row['first_s']:.1f} s |")
+        told += [f"{name}: {row['eager']}" for name, row in rows.items() if "eager" in row]
     return [*told, *(["", f"no time left for: {'; '.join(found['no_time_for'])}"] if found["no_time_for"] else [])]

@@ -157,6 +157,7 @@ class Config:
     channels_last: Any = by(yes_no)
     kernels: Any = by(text)
     compile: Any = by(yes_no)
+    cuda_graphs: Any = by(yes_no)
     gradient_clip: Any = by(maybe(number(0, above=True)))
     calibration_batches: Any = by(whole(1, MOST_IMAGES))
     reestimate_bn_batches: Any = by(whole(0, MOST_IMAGES))

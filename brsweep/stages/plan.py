@@ -25,11 +25,11 @@ FLOAT, WARMUP, REGULARIZED = "float", "warmup", "br"
 BIN_REGULARIZATION = "brsweep.regularizers.br.BinRegularization"
 
 NOT_RESULTS = (
-    "force", "stale", "sweep_name", "output_dir", "store_dir", "logger", "threads", "allow_targets",
+    "force", "stale", "sweep_name", "output_dir", "store_dir", "logger", "threads", "allow_targets", "cuda_graphs",
     "data.root", "data.cache_dir", "data.name", "pretrained",
 )  # fmt: skip
 """Fields that can't change a result. (Threads change the order of sums, and so the last bits; a run's record says how
-many it had. A pretrained file counts by its content.)"""
+many it had. A recorded step has the bits of an eager one. A pretrained file counts by its content.)"""
 REPORTING = ("reestimate_bn_batches",)
 ELSEWHERE = ("device",)
 """What is part of a stage's place in the store instead, since the process that trains knows it alone."""

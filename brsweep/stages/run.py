@@ -192,7 +192,7 @@ def _train(
     fit(
         learner, setup.tables, span, progress, seed=config["seed"], batch_size=config["data"]["batch_size"],
         probe=training.probe, weight_decay=config[stage.optimizer]["weight_decay"], bar=reporter.bar,
-        after_epoch=after_epoch,
+        after_epoch=after_epoch, say=lambda line: reporter.warn(f"{stage.name}: {line}"),
     )  # fmt: skip
     _snapshot(training, progress)
     return _finish(training, setup, reporter)

@@ -165,6 +165,7 @@ class Setup:
             precision=self.config["precision"],
             gradient_clip=self.config["gradient_clip"],
             compile=self.config["compile"],
+            graphs=self.config["cuda_graphs"] and self.device.type == "cuda",
             distill_weight=self.config["distill"]["weight"],
             temperature=self.config["distill"]["temperature"],
             **parts,

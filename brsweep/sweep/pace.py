@@ -20,7 +20,7 @@ from brsweep.stages.plan import outline
 from brsweep.stages.signature import digest
 from brsweep.sweep.tree import Task
 
-ALIKE = ("model", "data", "precision", "compile", "kernels", "device", "threads")
+ALIKE = ("model", "data", "precision", "compile", "cuda_graphs", "kernels", "device", "threads")
 """What of a configuration an epoch's time depends on, beside whether it is quantized."""
 MOST_RUNS = 200
 """Finished runs that are looked at; a sweep of yesterday is among them."""

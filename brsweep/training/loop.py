@@ -13,6 +13,7 @@ from torch import nn
 from brsweep.data.tables import Tables
 from brsweep.errors import BrsweepError
 from brsweep.training.evaluate import evaluate
+from brsweep.training.graphs import Recorded
 from brsweep.training.measure import CodeChanges, Probe, penalty_totals
 from brsweep.training.optim import set_lr
 from brsweep.training.schedule import lr_factor, seed_of
@@ -62,19 +63,20 @@ def fit(
     weight_decay: float,
     bar: Bar,
     after_epoch: Callable[[dict[str, Any]], None],
+    say: Callable[[str], None],
 ) -> None:
     """Train the epochs of `span` that `progress` has not done, appending to its records.
 
     bar(description, steps): a context manager whose value has `advance()`. after_epoch(record) is called with each
-    epoch's record when it is complete: the place to save and to log. Raises `Diverged` when a loss is not finite; the
-    state of the last complete epoch is then what `after_epoch` saved.
+    epoch's record when it is complete: the place to save and to log. say: is given what has to be read. Raises
+    `Diverged` when a loss is not finite; the state of the last complete epoch is then what `after_epoch` saved.
     """
-    device = next(learner.model.parameters()).device
+    passes = Recorded(learner, say) if learner.graphs else None
     for epoch in range(progress.done, span.last):
         began = time.perf_counter()
         changes = CodeChanges(probe, tables.train.steps(batch_size)) if probe else None
         epoch_seed = seed_of(seed, span.name, epoch)
-        totals, lambdas = _train_epoch(learner, tables, span, epoch, epoch_seed, batch_size, device, bar, changes)
+        totals, lambdas = _train_epoch(learner, tables, span, epoch, epoch_seed, batch_size, bar, changes, passes)
         if totals.first_bad_step >= 0 or not _is_finite(learner.model):
             raise Diverged(_where_it_diverged(learner, span, epoch, totals))
         layers = probe.layers(changes, lambdas, weight_decay) if probe else {}
@@ -105,14 +107,16 @@ def _train_epoch(
     epoch: int,
     seed: int,
     batch_size: int,
-    device: torch.device,
     bar: Bar,
     changes: CodeChanges | None,
+    passes: Recorded | None = None,
 ) -> tuple[EpochTotals, Mapping[str, float]]:
     steps = tables.train.steps(batch_size)
-    totals, lambdas = Totals(device), {}
+    totals, lambdas = Totals(next(learner.model.parameters()).device), {}
     torch.manual_seed(seed)  # dropout, where a network has it
     learner.model.train()
+    if passes is not None:
+        passes.begin_epoch()
     with bar(f"{span.name} {epoch + 1}/{span.epochs}", steps) as shown:
         for step, (images, labels) in enumerate(tables.train.augmented(batch_size, seed)):
             done = epoch * steps + step
@@ -120,7 +124,7 @@ def _train_epoch(
             progress = (done - span.first * steps) / ((span.last - span.first) * steps)
             if learner.regularizer is not None:
                 lambdas = learner.regularizer.lambdas(progress)
-            train_step(learner, images, labels, lambdas, totals, step)
+            train_step(learner, images, labels, lambdas, totals, step, passes)
             if learner.freezing is not None:
                 learner.freezing.after_step(progress)
             if changes is not None:

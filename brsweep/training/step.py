@@ -20,6 +20,7 @@ from brsweep.training.freezing import WeightFreezing
 class Learner:
     """What a stage trains with. `regularizer` is None in the float and warm-up stages, and for LSQ alone.
 
+    graphs: whether the passes are recorded as a CUDA graph (`brsweep.training.graphs`).
     teacher: the float network in evaluation mode, whose soft labels count with distill_weight at temperature.
     freezing: what holds weights that oscillate, after each step; None where nothing does.
     """
@@ -31,6 +32,7 @@ class Learner:
     precision: str = "float32"
     gradient_clip: float | None = None
     compile: bool = False
+    graphs: bool = False
     teacher: nn.Module | None = None
     distill_weight: float = 0.0
     temperature: float = 1.0
@@ -48,9 +50,25 @@ class Learner:
 
 # ------------------------------------------------------------------------------------------------------------------
 def train_step(
-    learner: Learner, images: Tensor, labels: Tensor, lambdas: Mapping[str, float], totals: Totals, step: int
+    learner: Learner,
+    images: Tensor,
+    labels: Tensor,
+    lambdas: Mapping[str, float],
+    totals: Totals,
+    step: int,
+    passes: Callable[..., Passes] | None = None,
 ) -> None:
-    """Forward, backward and update for one batch: images [B, C, H, W], labels [B]."""
+    """Forward, backward and update for one batch: images [B, C, H, W], labels [B]. passes: `gradients`, or what
+    replays it."""
+    made = (passes or gradients)(learner, images, labels, lambdas)
+    if learner.gradient_clip is not None:
+        nn.utils.clip_grad_norm_(learner.model.parameters(), learner.gradient_clip)
+    learner.optimizer.step()
+    totals.add(made, labels, step)
+
+
+def gradients(learner: Learner, images: Tensor, labels: Tensor, lambdas: Mapping[str, float | Tensor]) -> Passes:
+    """Forward and backward: each parameter's gradient is set anew."""
     regularizer = learner.regularizer
     with learner.autocast(images.device.type):
         if regularizer is None:
@@ -64,17 +82,23 @@ def train_step(
     loss = task_loss
     for kind, penalty in penalties.items():
         loss = loss + (lambdas[kind] * penalty).to(loss.dtype)
-
     learner.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    if learner.gradient_clip is not None:
-        nn.utils.clip_grad_norm_(learner.model.parameters(), learner.gradient_clip)
-    learner.optimizer.step()
-
-    totals.add(loss, task_loss, penalties, logits, labels, step)
+    detached = {kind: penalty.detach() for kind, penalty in penalties.items()}
+    return Passes(loss.detach(), task_loss.detach(), detached, logits.detach())
 
 
 # ------------------------------------------------------------------------------------------------------------------
+
+
+class Passes(NamedTuple):
+    """What a forward and a backward pass leave beside gradients: 0-d losses, penalties by kind before their lambda,
+    and logits [B, classes]; none with a graph."""
+
+    loss: Tensor
+    task_loss: Tensor
+    penalties: Mapping[str, Tensor]
+    logits: Tensor
 
 
 @torch.no_grad()
@@ -114,14 +138,13 @@ class Totals:
         self._zero = torch.zeros((), dtype=torch.float64, device=device)
 
     @torch.no_grad()
-    def add(self, loss, task_loss, penalties, logits, labels, step: int) -> None:
-        correct = (logits.argmax(1) == labels).sum()
-        weight, act = penalties.get("weight", self._zero), penalties.get("act", self._zero)
-        row = torch.stack([t.detach().double() for t in (loss, task_loss, weight, act)])
+    def add(self, passes: Passes, labels: Tensor, step: int) -> None:
+        weight, act = (passes.penalties.get(kind, self._zero) for kind in ("weight", "act"))
+        row = torch.stack([t.double() for t in (passes.loss, passes.task_loss, weight, act)])
         self._sums[:4] += row * labels.numel()
-        self._sums[4] += correct
+        self._sums[4] += (passes.logits.argmax(1) == labels).sum()
         self._sums[5] += labels.numel()
-        self._bad = torch.where((self._bad < 0) & ~loss.isfinite(), step, self._bad)
+        self._bad = torch.where((self._bad < 0) & ~passes.loss.isfinite(), step, self._bad)
 
     def read(self) -> EpochTotals:
         """The means. Waits for the device."""
