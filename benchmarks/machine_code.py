@@ -102,9 +102,10 @@ def _type(name: str, variant: Variant) -> str:
         return "i32"
     if name in NUMBERS:
         return "fp32"
-    if name in ("alphas", "linear", "square"):
+    if name == "alphas":
         return "*fp32"
-    if name == "slopes" or (name == "by_program" and variant.constants.get("SUMS", True)):
+    unused = (name == "pulls" and not variant.constants["PULLED"]) or not variant.constants.get("SUMS", True)
+    if name in ("slopes", "pulls", "by_program") and not unused:
         return "*fp64"
     return f"*{TYPES[variant.dtype]}"
 

@@ -18,6 +18,8 @@ SMALL = ("model=tiny", "data=synthetic", "schedule.float_epochs=2", "schedule.wa
 SMALL_IMAGES = ("data.batch_size=2", *SMALL[2:], "schedule.float_lr_warmup_epochs=0", "schedule.qat_lr_warmup_epochs=0")
 PRECISIONS = ("float32", "bf16")
 WORKERS, WORKERS_DRY = (1, 2, 4, 8), (1, 2)
+KILLED_AT, KILLED_AT_DRY = 33, 4
+"""Of 50 epochs, and of 6."""
 LONG = 100_000
 """Epochs that no worker comes to the end of."""
 POLL_S = 0.05
@@ -83,25 +85,35 @@ def rows_of(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def runs(budget: Budget) -> dict[str, Any]:
-    """To its end in both precisions; then the first once more, killed when two thirds of its epochs are done, and gone
-    on with: `equal` says whether its weights are those of the unbroken run, bit for bit."""
-    found: dict[str, Any] = {}
+    """To its end in both precisions; and the first once more beside them, killed after KILLED_AT epochs, and gone on
+    with: `equal` says whether its weights are those of the unbroken run, bit for bit."""
     fixed = [f"device={budget.device}", "deterministic=true", *(SMALL if budget.dry else ())]
-    for precision in PRECISIONS:
-        out = budget.out / "runs" / precision
-        try:
-            finish(start(out, [*fixed, f"precision={precision}"]), out, budget)
-        except TimeoutError as error:
-            found[precision] = {"left_out": str(error)}
-            break
-        found[precision] = rows_of(result(out))
-        if precision == PRECISIONS[0]:
-            found["killed once"] = _killed_once(out, [*fixed, f"precision={precision}"], budget)
-    return found
+    begun = {
+        name: (start(budget.out / "runs" / name, [*fixed, f"precision={name}"]), budget.out / "runs" / name)
+        for name in PRECISIONS
+    }
+    found: dict[str, Any] = {}
+    try:
+        broken = _killed_once([*fixed, f"precision={PRECISIONS[0]}"], budget)
+        for name, (process, out) in begun.items():
+            try:
+                finish(process, out, budget)
+            except TimeoutError as error:
+                found[name] = {"left_out": str(error)}
+            else:
+                found[name] = rows_of(result(out))
+    finally:
+        for process, _ in begun.values():
+            end(process)
+    whole = begun[PRECISIONS[0]][1]
+    if "left_out" not in broken and "left_out" not in found[PRECISIONS[0]]:
+        one, other = weights(whole), weights(budget.out / "runs" / "killed")
+        broken["equal"] = one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return found | {"killed once": broken}
 
 
-def _killed_once(whole: Path, typed: Sequence[str], budget: Budget) -> dict[str, Any]:
-    out, wanted = budget.out / "runs" / "killed", len(epochs(whole)) * 2 // 3
+def _killed_once(typed: Sequence[str], budget: Budget) -> dict[str, Any]:
+    out, wanted = budget.out / "runs" / "killed", KILLED_AT_DRY if budget.dry else KILLED_AT
     process = start(out, typed)
     while process.poll() is None and len(epochs(out)) < wanted and budget.left:
         time.sleep(POLL_S)
@@ -111,9 +123,7 @@ def _killed_once(whole: Path, typed: Sequence[str], budget: Budget) -> dict[str,
         finish(start(out, typed), out, budget)
     except TimeoutError as error:
         return {"left_out": str(error)}
-    one, other = weights(whole), weights(out)
-    equal = one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    return rows_of(result(out)) | {"broken_off": broken_off, "equal": equal}
+    return rows_of(result(out)) | {"broken_off": broken_off}
 
 
 def runs_lines(found: dict[str, Any]) -> list[str]:

@@ -42,7 +42,7 @@ def gradients_operator(
     options = OpOptions(qn, qp, grad_scale, axis, sums, sums_alpha_grad, ceiling)
     backward = implementation(kernels, values.device.type, values.dtype).backward
     grad_values, slope = backward(values, alpha, options, grad_quantized, grad_sums, wants_alpha)
-    return _like(grad_values, values), torch.zeros_like(alpha, dtype=torch.float64) if slope is None else slope
+    return _like(grad_values, values), torch.zeros_like(alpha, dtype=torch.float64) if slope is None else slope.double()
 
 
 @gradients_operator.register_fake

@@ -70,7 +70,8 @@ def backward(
         compiled = cpu_passes.gradients_and_pull(dtype, width, linear.shape[1])
         inside_only = options.sums == INSIDE_VALUES
         walk(compiled, rows, values.numel(), *given, inside_only, linear, square, slopes)
-    return grad_values, torch.from_numpy(slopes if alpha.dim() else slopes.sum(keepdims=True)).view(alpha.shape)
+    slope = torch.from_numpy(slopes if alpha.dim() else slopes.sum(keepdims=True)).view(alpha.shape)
+    return grad_values, slope * options.grad_scale
 
 
 def _padded_tables(grad_sums: Tensor, bins: int) -> tuple[int, np.ndarray, np.ndarray]:

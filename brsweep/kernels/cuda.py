@@ -5,6 +5,9 @@ order. That order depends on the tensor's size alone: each program adds its tile
 its own, which one reduction then adds up; there are no atomics, so equal runs have equal bits. Nothing waits for the
 device. Tensors are read in the order of storage, as on the CPU.
 
+A small network's step is hundreds of launches, so what the host could do beside a kernel is done in it: the step size's
+floor, the gradients of the sums as they come, LSQ's gradient scale.
+
 Under Triton's interpreter (TRITON_INTERPRET=1) it takes CPU tensors instead: that is how it is tested.
 
 A kernel's programs are in one dimension, row by row; each walks `tiles` tiles of a row of `length` values, and each row
@@ -30,8 +33,10 @@ wait for each other at no tile.
 
 from __future__ import annotations
 
+import math
 import sys
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -39,7 +44,7 @@ from torch import Tensor
 
 from brsweep.errors import BrsweepError
 from brsweep.kernels import reference
-from brsweep.kernels.op import ALL_VALUES, INSIDE_VALUES, NO_SUMS, OpOptions, step_size
+from brsweep.kernels.op import ALL_VALUES, ALPHA_FLOOR, INSIDE_VALUES, NO_SUMS, OpOptions
 from brsweep.kernels.storage import laid_out, laid_out_like
 
 TAKEN_TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -54,6 +59,8 @@ MOST_TILES = 128
 """Of a program: what bounds the rounding of float32 sums. A tensor for which MOST_PROGRAMS are too few gets more."""
 TABLE_PROGRAMS = 4 * MOST_PROGRAMS
 """Of one warp each; they add up in float64, whatever the number of tiles."""
+ADDED_TILE = 2048
+"""Partial sums that a program adds up at a time."""
 
 
 def fault() -> str | None:
@@ -70,7 +77,7 @@ def fault() -> str | None:
         for module in (sys.modules[__name__], reference)
     ]
     for got, wanted in zip(*answers, strict=True):  # sums of 3,000 float32 terms
-        if not torch.allclose(got, wanted, rtol=1e-4, atol=1e-4):
+        if not torch.allclose(got.to(wanted.dtype), wanted, rtol=1e-4, atol=1e-4):
             raise BrsweepError("its answers on this device are not the reference's")
     return None
 
@@ -95,9 +102,10 @@ def forward(values: Tensor, alpha: Tensor, options: OpOptions) -> tuple[Tensor, 
             quantize_to_table[(rows * programs,)](*given, **fixed, TILE=TABLE_TILE, num_warps=TABLE_WARPS)
         else:
             quantize[(rows * programs,)](*given, **fixed, SUMS=with_sums, BINS=width, LANES=LANES, PER=per)
-    if not with_sums:
-        return quantized, torch.empty(0, dtype=torch.float64, device=values.device)
-    sums = by_program.sum(1)[..., : options.bins]
+        if not with_sums:
+            return quantized, torch.empty(0, dtype=torch.float64, device=values.device)
+        sums = by_program.sum(1) if by_table else _added_up(by_program, 1.0, torch.float64)
+    sums = sums[..., : options.bins]
     return quantized, (sums if alpha.dim() else sums[0]).contiguous()
 
 
@@ -109,27 +117,33 @@ def backward(
     grad_sums: Tensor | None,
     wants_alpha: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Both gradients, whether wanted or not: they fall out of one pass."""
+    """Both gradients, whether wanted or not: they fall out of one pass. That of the step size in its own dtype."""
     values, grad_values = laid_out(values, alpha, options.axis)
     grad_quantized = laid_out_like(values, grad_quantized)
     rows, length, programs, tiles = _divide(values, alpha, LANES * PER)
-    slopes = values.new_empty((rows, programs), dtype=torch.float64)
+    slopes = values.new_empty((rows, programs, 1), dtype=torch.float64)
     pulled = grad_sums is not None
-    linear, square = _tables_by_bin(grad_sums, options.bins) if pulled else (values, values)
+    pulls = grad_sums.contiguous() if pulled else values
     with torch.cuda.device_of(values):
         gradients[(rows * programs,)](
-            grad_quantized, values, grad_values, _alphas(alpha), linear, square, slopes,
+            grad_quantized, values, grad_values, _alphas(alpha), pulls, slopes,
             length, programs, tiles, *options.bounds,
             QN=options.qn, QP=options.qp, PULLED=pulled, INSIDE_ONLY=options.sums == INSIDE_VALUES,
             LANES=LANES, PER=PER,
         )  # fmt: skip
-    return grad_values, slopes.sum(1).view(alpha.shape)
+        return grad_values, _added_up(slopes, options.grad_scale, alpha.dtype).view(alpha.shape)
 
 
-def _tables_by_bin(grad_sums: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """What each bin gives to its values: rows of `bins`, one per step size."""
-    by_step = grad_sums.reshape(-1, 3, bins)
-    return by_step[:, 1].float().contiguous(), (2 * by_step[:, 2]).float().contiguous()
+def _added_up(by_program: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """[rows, programs, ...] in float64 -> [rows, ...] in `dtype`, added up over the programs and multiplied."""
+    rows, programs, *rest = by_program.shape
+    columns = math.prod(rest)
+    out = by_program.new_empty((rows, *rest), dtype=dtype)
+    high = float(np.float32(scale))  # a number goes to a kernel in float32: two of them are a float64 to 48 bits
+    width = triton.next_power_of_2(columns)
+    height = min(triton.next_power_of_2(programs), max(1, ADDED_TILE // width))
+    add_up[(rows,)](by_program, out, programs, columns, high, scale - high, HEIGHT=height, WIDTH=width)
+    return out
 
 
 def _divide(values: Tensor, alpha: Tensor, tile: int, most: int = MOST_PROGRAMS) -> tuple[int, int, int, int]:
@@ -143,7 +157,8 @@ def _divide(values: Tensor, alpha: Tensor, tile: int, most: int = MOST_PROGRAMS)
 
 
 def _alphas(alpha: Tensor) -> Tensor:
-    return step_size(alpha, torch.float32).reshape(-1)
+    """One after the other; each kernel sees to their floor."""
+    return alpha.reshape(-1)
 
 
 def _interpreted() -> bool:
@@ -151,6 +166,7 @@ def _interpreted() -> bool:
 
 
 ROUNDER = tl.constexpr(12582912.0)
+FLOOR = tl.constexpr(ALPHA_FLOOR)
 
 
 @triton.jit
@@ -158,6 +174,12 @@ def _place(programs):
     """This program's number among those of its row, and the row: all in one dimension, for the others end at 65,535."""
     number = tl.program_id(0).to(tl.int64)
     return number % programs, number // programs
+
+
+@triton.jit
+def _step_size(alphas, row):
+    alpha = tl.load(alphas + row).to(tl.float32)
+    return tl.where(alpha < FLOOR, FLOOR, alpha)
 
 
 @triton.jit
@@ -191,7 +213,7 @@ def quantize(
 ):  # fmt: skip
     """Writes `out`; with SUMS also n, sum r and sum r^2 of each bin, to by_program [rows, programs, 3, BINS]."""
     program, row = _place(programs)
-    alpha = tl.load(alphas + row)
+    alpha = _step_size(alphas, row)
     within = tl.arange(0, LANES)[:, None] * PER + tl.arange(0, PER)[None, :]
     counts = (tl.zeros([LANES], tl.int32),) * BINS
     totals = (tl.zeros([LANES], tl.float32),) * BINS
@@ -243,7 +265,7 @@ def quantize_to_table(
 ):  # fmt: skip
     """As `quantize` with sums, for up to 256 bins: by_program is [rows, programs, 3, 256]."""
     program, row = _place(programs)
-    alpha = tl.load(alphas + row)
+    alpha = _step_size(alphas, row)
     digits = tl.arange(0, DIGIT)
     count = tl.zeros([DIGIT, DIGIT], tl.float64)
     total, squares = count, count
@@ -286,17 +308,20 @@ def quantize_to_table(
 
 @triton.jit
 def gradients(
-    grad, values, out, alphas, linear, square, slopes, length, programs, tiles, floor, ceiling,
+    grad, values, out, alphas, pulls, slopes, length, programs, tiles, floor, ceiling,
     QN: tl.constexpr, QP: tl.constexpr, PULLED: tl.constexpr, INSIDE_ONLY: tl.constexpr,
     LANES: tl.constexpr, PER: tl.constexpr,
 ):  # fmt: skip
     """Writes the values' gradient to `out` and each program's share of the step size's to slopes [rows, programs].
 
-    PULLED: adds linear[row, bin] + square[row, bin] * r, what the sums' gradients give to each value.
+    PULLED: adds what the sums' gradients, pulls [rows, 3, bins], give to each value: that of sum r, and 2 r times that
+    of sum r^2.
     """
     program, row = _place(programs)
-    alpha = tl.load(alphas + row)
+    alpha = _step_size(alphas, row)
     within = tl.arange(0, LANES)[:, None] * PER + tl.arange(0, PER)[None, :]
+    totals = pulls + (row * 3 + 1) * (QP - QN + 1)
+    squares = totals + (QP - QN + 1)
     slope = tl.zeros([LANES], tl.float32)
     for tile in range(tiles):
         place = (program * tiles + tile) * (LANES * PER) + within
@@ -310,11 +335,26 @@ def gradients(
         slope += tl.sum(upstream * tl.where(saturated, code, code - scaled), 1)
         passed = tl.where(saturated, 0.0, upstream)
         if PULLED:
-            entry = row * (QP - QN + 1) + _bin(code, QN)
-            pull = tl.load(square + entry) * tl.fma(-code, alpha, value) + tl.load(linear + entry)
+            number = _bin(code, QN)
+            square = 2.0 * tl.load(squares + number).to(tl.float32)
+            pull = square * tl.fma(-code, alpha, value) + tl.load(totals + number).to(tl.float32)
             if INSIDE_ONLY:
                 pull = tl.where((scaled < QN) | (scaled > QP), 0.0, pull)
             passed += pull
         passed = tl.where((given <= floor) | (given >= ceiling), 0.0, passed)
         tl.store(out + row * length + place, passed.to(out.dtype.element_ty), mask=present)
     tl.store(slopes + row * programs + program, tl.sum(slope.to(tl.float64), 0))
+
+
+@triton.jit
+def add_up(by_program, out, programs, columns, high, low, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
+    """out[row] = (high + low) times the sum of by_program [rows, programs, columns] over the programs, in float64."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, WIDTH)
+    sums = tl.zeros([HEIGHT, WIDTH], tl.float64)
+    for first in range(0, programs, HEIGHT):
+        place = (first + tl.arange(0, HEIGHT))[:, None]
+        present = (place < programs) & (column < columns)[None, :]
+        sums += tl.load(by_program + (row * programs + place) * columns + column[None, :], mask=present, other=0.0)
+    total = tl.sum(sums, 0) * (tl.full([WIDTH], high, tl.float64) + tl.full([WIDTH], low, tl.float64))
+    tl.store(out + row * columns + column, total.to(out.dtype.element_ty), mask=column < columns)

@@ -106,9 +106,7 @@ def input_gradients(ctx, backward: Callable, grad_quantized: Tensor | None, grad
     (values, alpha, sums), options = ctx.saved_tensors, ctx.options
     wants_values, wants_alpha = ctx.needs_input_grad[:2]
     grad_values, slope = backward(values, alpha, options, grad_quantized, grad_sums, wants_alpha)
-    grad_alpha = None
-    if wants_alpha and grad_quantized is not None:
-        grad_alpha = slope * options.grad_scale
+    grad_alpha = slope if wants_alpha and grad_quantized is not None else None
     if wants_alpha and grad_sums is not None and options.sums_alpha_grad:
         through = _alpha_through_sums(options, sums, grad_sums)
         grad_alpha = through if grad_alpha is None else grad_alpha + through

@@ -62,7 +62,7 @@ def backward(
     grad_sums: Tensor | None,
     wants_alpha: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradient of the values, and LSQ's of the step size, float64, before `grad_scale`; None if not wanted.
+    """The gradient of the values, and LSQ's of the step size, float64, times `grad_scale`; None if not wanted.
 
     One of the two gradients that come in may be None.
     """
@@ -88,7 +88,7 @@ def backward(
             if options.ceiling < math.inf:
                 passed = _between(passed, -wide, None, -options.ceiling, math.inf)
         out.copy_(passed)
-    return grad_values, None if slope is None else slope.view(alpha.shape)
+    return grad_values, None if slope is None else slope.view(alpha.shape) * options.grad_scale
 
 
 def _alpha_column(alpha: Tensor, values: Tensor) -> Tensor:

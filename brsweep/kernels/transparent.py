@@ -71,7 +71,7 @@ def backward(
     if wants_alpha:
         moved = upstream * torch.where(saturated, code, code - scaled)
         over = [d for d in range(values.dim()) if not alpha.dim() or d != options.axis % values.dim()]
-        slope = moved.sum(over, dtype=torch.float64).view(alpha.shape)
+        slope = moved.sum(over, dtype=torch.float64).view(alpha.shape) * options.grad_scale
     passed = torch.where(saturated, 0.0, upstream)
     if grad_sums is not None:
         linear, square = (_step(grad_sums[..., row, 0], values, options.axis, floor=-math.inf) for row in (1, 2))
