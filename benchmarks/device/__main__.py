@@ -49,7 +49,7 @@ def parts() -> list[Part]:
         Part("machine", 0.05, card.machine, card.machine_lines),
         Part("tests", 0.25, card.tests, card.tests_lines),
         Part("runs", 0.4, trainings.runs, trainings.runs_lines),
-        Part("steps", 0.6, steps.steps, steps.lines),
+        Part("steps", 0.65, steps.steps, steps.lines),
         Part("images", 0.6, trainings.images, trainings.images_lines),
         Part("workers", 1.0, trainings.workers, trainings.workers_lines),
     ]

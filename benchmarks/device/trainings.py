@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -168,36 +169,35 @@ def images_lines(found: dict[str, Any]) -> list[str]:
 
 
 def workers(budget: Budget) -> dict[str, Any]:
-    """Number of float stages at once -> epochs per second of all of them, from when each has two epochs done."""
-    counts = WORKERS_DRY if budget.dry else WORKERS
-    found: dict[str, Any] = {}
-    for i, count in enumerate(counts):
-        found[str(count)] = _at_once(count, Budget(budget.device, _until(budget, len(counts) - i), budget.out, None))
-    return found
-
-
-def _until(budget: Budget, shares: int) -> float:
-    return time.monotonic() + budget.left / shares
-
-
-def _at_once(count: int, budget: Budget) -> dict[str, Any]:
+    """Number of float stages at once -> epochs per second of all of them, once each has two epochs done. All are begun;
+    for fewer the others are stopped and go on no more."""
+    counts = sorted(WORKERS_DRY if budget.dry else WORKERS, reverse=True)
     typed = [f"device={budget.device}", f"schedule.float_epochs={LONG}", *(SMALL[:2] if budget.dry else ())]
-    outs = [budget.out / "workers" / f"{count}-{i}" for i in range(count)]
+    outs = [budget.out / "workers" / str(i) for i in range(counts[0])]
     processes = [start(out, [*typed, f"seed={i}", "threads=1"]) for i, out in enumerate(outs)]
+    found: dict[str, Any] = {}
     try:
         while budget.left and min(len(epochs(out)) for out in outs) < 2:
             if any(process.poll() is not None for process in processes):
                 logs = [(out / "train.log").read_text()[-500:] for out in outs]
-                return {"left_out": f"a worker ended: {' '.join(max(logs, key=len).split())}"}
+                return {str(counts[0]): {"left_out": f"a worker ended: {' '.join(max(logs, key=len).split())}"}}
             time.sleep(POLL_S)
-        before, began = sum(len(epochs(out)) for out in outs), time.monotonic()
-        time.sleep(min(budget.left, DRY_S) if budget.dry else budget.left)
-        passed = time.monotonic() - began
-        done = sum(len(epochs(out)) for out in outs) - before
+        each = DRY_S if budget.dry else budget.left / len(counts)
+        for count in counts:
+            for process in processes[count:]:
+                process.send_signal(signal.SIGSTOP)
+            found[str(count)] = _pace(outs[:count], min(each, budget.left))
     finally:
         for process in processes:
             end(process)
-    return {"epochs_per_s": done / passed} if done > 0 else {"left_out": "no epoch within its time"}
+    return dict(reversed(found.items()))
+
+
+def _pace(outs: Sequence[Path], seconds: float) -> dict[str, Any]:
+    before, began = sum(len(epochs(out)) for out in outs), time.monotonic()
+    time.sleep(seconds)
+    done = sum(len(epochs(out)) for out in outs) - before
+    return {"epochs_per_s": done / (time.monotonic() - began)} if done else {"left_out": "no epoch within its time"}
 
 
 def workers_lines(found: dict[str, Any]) -> list[str]:
