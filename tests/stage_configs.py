@@ -14,6 +14,7 @@ CONFIG = {
     "reg": {
         "_target_": "brsweep.regularizers.br.BinRegularization", "lambda_weight": 1.0, "lambda_act": 0.5,
         "backprop_to_alpha": False, "alpha_grad_scale": "raw", "variance": "biased", "first_last": False,
+        "scale": 1.0,
         "ramp": {"weight": "constant", "act": "cosine"}, "saturated": {"weight": "pull", "act": "ignore"},
         "unit": {"weight": "value", "act": "value"}, "reduction": {"weight": "sum", "act": "sum"},
     },

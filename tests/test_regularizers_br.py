@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 
 import pytest
+import small_runs
 import torch
 from references import SmallNet, bin_penalty_loop
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from brsweep import kernels
+from brsweep import kernels, targets
 from brsweep.errors import BrsweepError
 from brsweep.quant import LSQQuantizer, Site, calibrate, quantize_model
+from brsweep.quant.sites import Collected
 from brsweep.regularizers import ActivationHookManager, BinRegularization, BinRegularizer
 from brsweep.regularizers.regularizer import ramp
 
@@ -76,6 +78,32 @@ def test_equals_the_sum_or_mean_by_hand(images, variance, saturated, unit, reduc
     for kind, value in together.items():
         assert (value.shape, value.dtype) == ((), torch.float64)
         assert value.item() == pytest.approx(by_hand[kind], rel=FLOAT32)
+
+
+def test_the_scale_multiplies_both_penalties(images):
+    model, sites = quantized_net(images)
+    plain = penalties(BinRegularization(), model, sites, images)
+    scaled = penalties(BinRegularization(scale=0.25), model, sites, images)  # a power of two: exact
+    assert scaled == {kind: 0.25 * value for kind, value in plain.items()} and plain.keys() == {"weight", "act"}
+    with BinRegularization().collect(sites) as seen:
+        model(images)
+    for entry in seen.values():
+        assert BinRegularization(scale=0.25).penalty(entry) == 0.25 * BinRegularization().penalty(entry)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("kind", ["weight", "act"])
+def test_evenly_spread_values_pay_a_fortieth_of_lambda_in_the_default_form(kind, bits, tmp_path):
+    """0.3 of the twelfth that their mean of squares is in steps; n values a bin are short of it by 1 in n^2."""
+    regularization = targets.build("reg", small_runs.config("regularizer=br", tmp_path=tmp_path)["reg"])
+    quantizer, n = LSQQuantizer(bits, signed=kind == "weight"), 64
+    codes = torch.arange(quantizer.grid.qn, quantizer.grid.qp + 1)
+    quantizer.alpha.data.fill_(0.5)
+    values = 0.5 * (codes[:, None] + (torch.arange(n) + 0.5) / n - 0.5)
+    site = Site("only", kind, quantizer)
+    sums = quantizer.bin_sums(values, regularization.request(kind))
+    paid = regularization.penalties({"only": Collected(site, sums)})
+    assert paid[kind].item() == pytest.approx((1 - n**-2) / 40, rel=1e-6)  # residuals are float32
 
 
 def test_equals_the_loop_on_latent_weights(images):
@@ -202,6 +230,9 @@ def test_lambdas_are_strength_times_ramp():
         ({"saturated": {"weight": "drop"}}, "choose one of pull, ignore"),
         ({"unit": {"act": "alpha"}}, "choose one of value, step"),
         ({"reduction": {"act": "max"}}, "choose one of sum, mean"),
+        ({"scale": 0.0}, r"reg.scale=0.0: the unit of both lambdas is above 0, and finite"),
+        ({"scale": math.nan}, "reg.scale=nan"),
+        ({"scale": math.inf}, "reg.scale=inf"),
         ({"unit": {"activation": "step"}}, "unit.*'activation'.*weight, act"),
         ({"ramp": {"weights": "linear"}}, "ramp.*'weights'.*weight, act"),
         ({"saturated": {"acts": "pull"}}, "saturated.*'acts'.*weight, act"),

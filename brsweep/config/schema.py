@@ -92,6 +92,7 @@ class BinRegularization:
     unit: Unit = by(Unit)
     reduction: Reduction = by(Reduction)
     first_last: Any = by(yes_no)
+    scale: Any = by(number(0, above=True))
 
 
 @dataclass

@@ -10,6 +10,7 @@ the unsigned grid. The bins' sums come out of the quantizers' own pass (`brsweep
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 
@@ -31,6 +32,7 @@ class BinRegularization(Regularizer):
         stronger in proportion than the task's), or multiplied by LSQ's g ("lsq").
     variance: "biased" or "unbiased". ramp, saturated, unit, reduction: one option per kind, {"weight": ..., "act":
         ...}; see `Regularizer` and `BinRegularizer`. A mean is over bins and over the sites of the kind.
+    scale: what both penalties are multiplied by, so that a lambda of 1 is a fair first try in their form.
     """
 
     def __init__(
@@ -45,8 +47,12 @@ class BinRegularization(Regularizer):
         unit: Mapping[str, str] | None = None,
         reduction: Mapping[str, str] | None = None,
         first_last: bool = False,
+        scale: float = 1.0,
     ) -> None:
         super().__init__(lambda_weight, lambda_act, ramp, first_last)
+        if not 0 < scale < math.inf:
+            raise BrsweepError(f"reg.scale={scale}: the unit of both lambdas is above 0, and finite")
+        self.scale = scale
         if alpha_grad_scale not in (RAW, LSQ_SCALED):
             raise BrsweepError(f"reg.alpha_grad_scale={alpha_grad_scale}: choose one of {RAW}, {LSQ_SCALED}")
         self.alpha_grad = alpha_grad_scale if backprop_to_alpha else DETACHED
@@ -64,7 +70,7 @@ class BinRegularization(Regularizer):
     def penalty(self, collected: Collected) -> Tensor:
         """L_BR of one site; per channel the mean over channels."""
         regularizer = self._regularizer(collected.site.kind, collected.grid)
-        return regularizer.from_sums(collected.sums, collected.alpha.detach()).mean()
+        return self.scale * regularizer.from_sums(collected.sums, collected.alpha.detach()).mean()
 
     def penalties(self, collected: Mapping[str, Collected]) -> dict[str, Tensor]:
         """The sum or the mean over the sites of each kind; sites of equal grid and shape in one go."""
@@ -79,7 +85,7 @@ class BinRegularization(Regularizer):
             totals.setdefault(kind, []).append(by_site.sum())
         sites = Counter(entry.site.kind for entry in collected.values())
         over = {kind: 1 if self.reduction[kind] == "sum" else sites[kind] for kind in totals}
-        return {kind: torch.stack(parts).sum() / over[kind] for kind, parts in totals.items()}
+        return {kind: self.scale * torch.stack(parts).sum() / over[kind] for kind, parts in totals.items()}
 
     def _regularizer(self, kind: str, grid: Grid) -> BinRegularizer:
         if (kind, grid) not in self._by_grid:

@@ -109,7 +109,7 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
             for option, plain in (("ramp", "constant"), ("saturated", "pull"), ("unit", "value"), ("reduction", "sum")):
                 reg[option][kind] = plain
     if not _is_regularized(config):
-        reg["variance"], reg["first_last"] = "biased", False
+        reg["variance"], reg["first_last"], reg["scale"] = "biased", False, 1.0
     return config
 
 
