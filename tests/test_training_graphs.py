@@ -238,6 +238,28 @@ def test_a_buffer_that_goes_its_own_way_is_seen(stand_in):
     assert len(trained.said) == 1 and "no CUDA graph: buffers are not a recorded step's" in trained.said[0]
 
 
+class TwoHeads(Dropped):
+    """Its second head from the call after the recording on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other, self.calls = nn.Linear(8, 10), 0
+
+    def forward(self, images):
+        self.calls += 1
+        head = self.head if self.calls <= EAGER_STEPS + 1 else self.other
+        return head(self.body(images).mean((2, 3)))
+
+
+def test_other_parameters_with_gradients_are_seen(stand_in):
+    torch.manual_seed(0)
+    model = stand_in.model = TwoHeads().train()
+    made = Learner(model, build_optimizer(torch.optim.SGD, model, OPTIONS | {"momentum": 0.9}))
+    trained = train(made, recorded=True, steps=8)
+    assert len(trained.said) == 1
+    assert trained.said[0].startswith("no CUDA graph: other parameters have gradients than in a recorded step's")
+
+
 def test_what_waits_is_not_recorded(stand_in):
     stand_in.waits = ("called a synchronizing CUDA operation",)
     made = learner()
@@ -259,6 +281,25 @@ def test_what_cannot_be_recorded_trains_eagerly(stand_in, monkeypatch):
     assert same(trained, train(learner(), recorded=False, steps=8))
     assert len(trained.said) == 1
     assert trained.said[0].startswith("no CUDA graph: operation not permitted when stream is capturing; its steps")
+
+
+def test_too_little_memory_for_both_passes_leaves_the_eager_one(stand_in, monkeypatch):
+    """The recording takes a step's memory beside the eager pass's; what the pass that failed has changed is undone."""
+    made = dropping()
+    stand_in.model = made.model
+    calls = []
+
+    def gradients_once_short(*given):
+        calls.append(1)
+        passes = gradients(*given)
+        if len(calls) == EAGER_STEPS + 2:  # the recording is the call before
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return passes
+
+    monkeypatch.setattr(graphs, "gradients", gradients_once_short)
+    trained = train(made, recorded=True, steps=8)
+    assert stand_in.recordings == 1 and same(trained, train(dropping(), recorded=False, steps=8))
+    assert len(trained.said) == 1 and trained.said[0].startswith("no CUDA graph: CUDA out of memory. Tried")
 
 
 def test_images_of_another_shape_go_through_eagerly(stand_in):

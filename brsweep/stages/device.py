@@ -123,7 +123,8 @@ def explained(error: BaseException) -> str | None:
     if isinstance(error, torch.OutOfMemoryError) or any(words in text for words in OUT_OF_CUDA_MEMORY):
         return (
             f"out of memory on the CUDA device ({_cut(text)}); the last checkpoint is kept: take a smaller "
-            f"data.batch_size, precision=bf16, or fewer runs on a card (hydra.launcher.runs_per_device)"
+            f"data.batch_size, precision=bf16, cuda_graphs=false, or fewer runs on a card "
+            f"(hydra.launcher.runs_per_device)"
         )
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return (

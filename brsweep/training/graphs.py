@@ -75,17 +75,20 @@ class Recorded:
         return passes
 
     def _first(self, given: tuple[Any, ...]) -> Passes:
+        before = State(self.learner)
         try:
             recording = Recording(self.learner, *given)
-        except Exception as error:  # whatever a part does that cannot be recorded
+            difference, passes = compared(self.learner, recording, given)
+        except Exception as error:  # whatever a part does that cannot be recorded; too little memory for both
             self._give_up(" ".join(str(error).split())[:200])
-            return gradients(self.learner, *given)
-        difference, passes = compared(self.learner, recording, given)
-        if difference:
-            self._give_up(f"{difference} a recorded step's")
         else:
-            self.recording, self._check = recording, False
-        return passes
+            if difference:
+                self._give_up(f"{difference} a recorded step's")
+            else:
+                self.recording, self._check = recording, False
+            return passes
+        before.put_back()
+        return gradients(self.learner, *given)
 
     def _give_up(self, why: str) -> None:
         self._given_up = True
@@ -140,16 +143,27 @@ def watch_waits():
             waits += [str(entry.message) for entry in seen if WAIT in str(entry.message)]
 
 
+class State:
+    """What a forward pass changes: buffers, and where the device's generator stands."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.model = learner.model
+        self.buffers, self.drawn = [b.clone() for b in learner.model.buffers()], torch.cuda.get_rng_state()
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        for buffer, value in zip(self.model.buffers(), self.buffers, strict=True):
+            buffer.copy_(value)
+        torch.cuda.set_rng_state(self.drawn)
+
+
 def compared(learner: Learner, recording: Recording, given: tuple[Any, ...]) -> tuple[str, Passes]:
     """Replay, put back what a pass changes, and go eagerly: in which the two differ, "" for nothing, and the eager
     passes, whose gradients are those that are left. Waits for the device."""
-    state, drawn = [b.clone() for b in learner.model.buffers()], torch.cuda.get_rng_state()
+    before = State(learner)
     replayed = [recording.replay(*given).loss.clone(), *(grad.clone() for _, grad in recording.grads)]
-    left = [b.clone() for b in learner.model.buffers()]
-    with torch.no_grad():
-        for buffer, value in zip(learner.model.buffers(), state, strict=True):
-            buffer.copy_(value)
-    torch.cuda.set_rng_state(drawn)
+    left = State(learner).buffers
+    before.put_back()
     passes = gradients(learner, *given)
     wanted = [passes.loss, *(p.grad for p, _ in recording.grads)]
     trained = sum(p.grad is not None for p in learner.model.parameters())
