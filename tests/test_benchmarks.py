@@ -227,3 +227,13 @@ def test_inference_times_the_same_network_in_every_form():
     assert sizes[0] > 3 * sizes[1] > 6 * sizes[2]
     times = inference.timed(networks, 1, 1, rounds=2)
     assert times["float32"]["ratio"] == (1.0, 1.0, 1.0) and all(time["ms"] > 0 for time in times.values())
+
+
+@pytest.mark.slow
+def test_every_method_takes_its_step(capsys):
+    """From its words to a row, LSQ first, which is its own measure."""
+    from benchmarks import methods
+
+    rows = [line for line in methods.table(rounds=1, batch=2) if line.startswith("| ") and "`" in line]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(methods.METHODS)
+    assert rows[0].endswith("| 1.00 (1.00 to 1.00) |") and all(" ms" not in row for row in rows)
