@@ -36,6 +36,7 @@ LAMBDAS = (1, 10)
 def run(folder: Path, overrides: tuple[str, ...]) -> dict:
     """Train (or find) one run and return its result with its folder."""
     command = [sys.executable, "-m", "brsweep.train", f"output_dir={folder}", "sweep_name=alpha_control", "logger=none"]
+    command.append("reg.scale=1")  # lambdas in units of the plain mean, as in the page's tables
     done = subprocess.run([*command, *overrides], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(overrides)}: {done.stderr.strip()}")

@@ -243,3 +243,14 @@ def test_words_beside_an_axis_are_whole_and_ticks_are_three(level, tmp_path, mon
         assert not any(a.overlaps(b) for i, a in enumerate(names) for b in names[:i])
         for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
             assert sum(low <= tick <= high for tick in axis.get_majorticklocs()) >= 3
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("marks", [[], [(0.5, "float")], [(0.5, "float"), (0.6, "warm-up")]])
+def test_titles_are_whole_with_any_number_of_stages_named_below(small, marks, tmp_path, monkeypatch):
+    panels = [Panel("0.0.conv1: 1 % → 14 %", [Series("s", [0, 1], [0, 1])], "", "", marks=marks) for _ in range(6)]
+    canvas, renderer = drawn(Figure("f", "t", "c", panels, columns=2, small=small), tmp_path, monkeypatch)
+    for ax in canvas.axes:
+        box = ax.title.get_window_extent(renderer)
+        assert canvas.bbox.y0 <= box.y0 and box.y1 <= canvas.bbox.y1
+        assert not any(box.overlaps(other.get_window_extent(renderer)) for other in canvas.axes if other is not ax)

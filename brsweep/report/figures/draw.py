@@ -66,8 +66,8 @@ def _lay_out(canvas: Any, figure: Figure, columns: int, lines: int) -> None:
     """Widths and heights in inches: a panel, what lies left and right of it, above and below. After the panels are
     drawn, because the ticks' words and the rows of the stages' names say how much room they take."""
     width, left, right = (1.6, 0.08, 0.08) if figure.small else (WIDTH, LABEL + _longest_tick(canvas), 0.1)
-    height, above, below = (0.85, 0.2, 0.14) if figure.small else (1.65, 0.36, 0.42)
-    above += ROW * (max((_rows(ax) for ax in canvas.axes), default=1) - 1)
+    height, above, below = (0.85, 0.16, 0.14) if figure.small else (1.65, 0.26, 0.42)
+    above += ROW * max((_rows(ax) for ax in canvas.axes), default=0)
     if figure.panels[0].heat is not None:
         width, left, right, height = room_of_heat(figure)
     full_width = columns * (left + width + right)
