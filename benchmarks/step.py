@@ -6,7 +6,7 @@ medians over the rounds. Its interval is the 95 % bootstrap over rounds. A singl
     float                      the network before quantization
     LSQ, LSQ+BR(W), LSQ+BR(W+A)    brsweep as it trains: kernels=auto
     reference ...              the same with kernels=reference
-    compiled ...               by torch.compile (`--compile`), the quantizer opaque to it, or `transparent`
+    compiled ...               by torch.compile (`--compile`), the quantizer opaque to it
     textbook ...               as usually written: eager operators, a loop over the bins with masks (`textbook.py`)
     Brevitas, torchao LSQ      their quantizers in the same network, where installed (`rivals.py`)
 
@@ -41,9 +41,6 @@ from brsweep.training.step import Learner, Totals, train_step
 
 FLOAT, AUGMENTATION = "float", "augmentation"
 CHOICES = (("", "auto"), ("reference ", "reference"))
-FORMS = (("compiled", kernels.OPAQUE), ("compiled transparent", kernels.TRANSPARENT))
-WRITTEN_OUT = 2
-"""Bits up to which the transparent form is timed: every bin is written out, which takes minutes to compile at 2."""
 KINDS = {"": (), "+BR(W)": ("weight",), "+BR(W+A)": ("weight", "act")}
 OPTIONS = {"lr": 1e-4, "weight_decay": 1e-4, "alpha_lr": 1e-4, "alpha_weight_decay": 0.0, "norm_weight_decay": 0.0}
 
@@ -51,15 +48,12 @@ OPTIONS = {"lr": 1e-4, "weight_decay": 1e-4, "alpha_lr": 1e-4, "alpha_weight_dec
 class Variant:
     """One network with its optimizer; `step` takes a training step and waits for it."""
 
-    def __init__(
-        self, learner: Learner, choice: str, batch: tuple[torch.Tensor, torch.Tensor], form: str = kernels.OPAQUE
-    ) -> None:
-        self.learner, self.choice, self.batch, self.form = learner, choice, batch, form
+    def __init__(self, learner: Learner, choice: str, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+        self.learner, self.choice, self.batch = learner, choice, batch
         self.totals = Totals(batch[0].device)
 
     def step(self) -> None:
         kernels.use(self.choice)
-        kernels.compile_as(self.form)
         train_step(self.learner, *self.batch, {"weight": 1.0, "act": 1.0}, self.totals, 0)
         _wait(self.batch[0].device)
 
@@ -120,9 +114,8 @@ def variants(
             part = quantized(width, rivals.RIVALS[rival], lambda _: None)
             found[f"{rival} LSQ {width} bits"] = Variant(part, "auto", batch)
         if compiled:
-            for prefix, form in FORMS[: 2 if width <= WRITTEN_OUT else 1]:
-                part = quantized(width, LSQQuantizer, lambda _: BinRegularization(), compile=True)
-                found[f"{prefix} LSQ+BR(W+A) {width} bits"] = Variant(part, "auto", batch, form)
+            part = quantized(width, LSQQuantizer, lambda _: BinRegularization(), compile=True)
+            found[f"compiled LSQ+BR(W+A) {width} bits"] = Variant(part, "auto", batch)
     return found
 
 
@@ -192,7 +185,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true", help="also by torch.compile, in both forms: minutes")
+    parser.add_argument("--compile", action="store_true", help="also by torch.compile: minutes")
     parser.add_argument("--own", action="store_true", help="float and brsweep's own steps alone")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--figure", type=Path, help="draw the ratios to the float step to this PNG")

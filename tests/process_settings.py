@@ -27,7 +27,7 @@ def kept(load: bool = True) -> Iterator[None]:
         only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
         fills = torch.utils.deterministic.fill_uninitialized_memory
     workspace = os.environ.get(CUBLAS)
-    choice, form = (kernels._choice, kernels._form) if kernels else (None, None)
+    choice = kernels._choice if kernels else None
     composing = hydra and hydra.GlobalHydra.instance().hydra
     try:
         yield
@@ -40,6 +40,6 @@ def kept(load: bool = True) -> Iterator[None]:
         os.environ.pop(CUBLAS, None)
         os.environ |= {} if workspace is None else {CUBLAS: workspace}
         if kernels:
-            kernels._choice, kernels._form = choice, form
+            kernels._choice = choice
         if hydra:
             hydra.GlobalHydra.instance().hydra = composing

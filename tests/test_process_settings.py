@@ -26,7 +26,6 @@ def settings() -> tuple:
         torch.backends.cudnn.benchmark,
         os.environ.get(CUBLAS),
         kernels._choice,
-        kernels._form,
         GlobalHydra.instance().hydra,
     )
 
@@ -41,7 +40,6 @@ def test_everything_is_as_before(load):
         torch.backends.cudnn.benchmark = not before[4]
         os.environ[CUBLAS] = "else"
         kernels.use("reference" if before[6] != "reference" else "numba")
-        kernels.compile_as("opaque" if before[7] == "transparent" else "transparent")
         initialize(**VERSION_BASE)
         during = settings()
         1 / 0  # noqa: B018

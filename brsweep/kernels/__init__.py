@@ -29,8 +29,8 @@ grad_quantized, grad_sums, wants_alpha)`; `op.py` puts autograd around them, `co
     numba        one compiled pass each way, on CPUs (`cpu.py`)
     triton       one kernel each way, on CUDA devices (`cuda.py`)
 
-Under torch.compile the implementation is called by a registered operator, opaque to the compiler (`compiled.py`); or,
-by `compile_as`, the op is written out in operators that it can fuse (`transparent.py`).
+Under torch.compile the implementation is called by a registered operator, opaque to the compiler (`compiled.py`).
+Written out in operators that it can fuse, the op was slower on a CPU and took minutes to compile (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from brsweep.errors import BrsweepError
 from brsweep.kernels import implementations
 from brsweep.kernels.op import (
     ALL_VALUES,
@@ -53,14 +52,11 @@ from brsweep.kernels.op import (
 )
 
 __all__ = [
-    "ALL_VALUES", "ALPHA_FLOOR", "COUNT", "INSIDE_VALUES", "NO_SUMS", "OPAQUE", "SQUARES", "SUM", "TRANSPARENT",
-    "available", "chosen", "compile_as", "fake_quantize", "use",
+    "ALL_VALUES", "ALPHA_FLOOR", "COUNT", "INSIDE_VALUES", "NO_SUMS", "SQUARES", "SUM", "available", "chosen",
+    "fake_quantize", "use",
 ]  # fmt: skip
 
-OPAQUE, TRANSPARENT = "opaque", "transparent"
-
 _choice = "auto"
-_form = OPAQUE
 
 
 def available() -> tuple[str, ...]:
@@ -90,15 +86,6 @@ def chosen(device_type: str) -> str:
     return implementations.fastest(device_type) if _choice == "auto" else _choice
 
 
-def compile_as(form: str) -> None:
-    """What torch.compile sees of the op in this process from here on: OPAQUE, the default, or TRANSPARENT, which takes
-    minutes to compile at many bins, since each is written out."""
-    global _form
-    if form not in (OPAQUE, TRANSPARENT):
-        raise BrsweepError(f"compile_as({form!r}): choose {OPAQUE} or {TRANSPARENT}")
-    _form = form
-
-
 def fake_quantize(
     values: Tensor,
     alpha: Tensor,
@@ -124,12 +111,7 @@ def fake_quantize(
     Returns the fake-quantized values and the sums, float64, shape [3, bins] or [channels, 3, bins], rows COUNT, SUM
     and SQUARES, or None. NaN in a value gives NaN in the output and in the sums of the lowest bin; it never raises.
     """
-    if torch.compiler.is_compiling() and _form == TRANSPARENT:
-        from brsweep.kernels.transparent import Transparent
-
-        options = OpOptions(qn, qp, grad_scale, axis, sums, sums_alpha_grad, ceiling)
-        quantized, bin_sums = Transparent.apply(values, alpha, options)
-    elif torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         from brsweep.kernels import compiled
 
         choices = qn, qp, grad_scale, axis, sums, sums_alpha_grad, ceiling, _choice
