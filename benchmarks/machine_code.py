@@ -25,7 +25,7 @@ from brsweep.quant.grid import Grid
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TYPES = {"float32": "fp32", "bfloat16": "bf16"}
-WHOLE, NUMBERS = ("length", "programs", "tiles"), ("floor", "ceiling")
+WHOLE, NUMBERS = ("length", "programs", "tiles", "columns"), ("floor", "ceiling", "high", "low")
 INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*)")
 LABEL = re.compile(r"^\s*(\.L_x_\d+):")
 WARP = 32
@@ -53,6 +53,10 @@ class Code(NamedTuple):
 
 
 def variants() -> Iterator[Variant]:
+    for columns in (1, 6, 12, 24, 48):  # of slopes; of the sums of 1 to 4 bits
+        width = triton.next_power_of_2(columns)
+        fixed = {"HEIGHT": cuda.ADDED_TILE // width, "WIDTH": width}
+        yield Variant(f"add up, {columns} columns", cuda.add_up, fixed, cuda.ADDED_TILE, "float32")
     for dtype in TYPES:
         for bits in (1, 2, 3, 4, 5, 8):
             grid = Grid(bits, signed=bits > 1)
