@@ -7,6 +7,7 @@ tensors, without what Python did in between, as a CUDA graph's do.
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import NamedTuple
 
 import pytest
@@ -287,10 +288,19 @@ def test_too_little_memory_for_both_passes_leaves_the_eager_one(stand_in, monkey
     """The recording takes a step's memory beside the eager pass's; what the pass that failed has changed is undone."""
     made = dropping()
     stand_in.model = made.model
-    calls = []
+    calls, held = [], []
+
+    class Seen(graphs.Recording):
+        def __init__(self, *given):
+            super().__init__(*given)
+            held.append(weakref.ref(self))
+
+    monkeypatch.setattr(graphs, "Recording", Seen)
 
     def gradients_once_short(*given):
         calls.append(1)
+        if len(calls) == EAGER_STEPS + 3:
+            assert held[0]() is None and all(p.grad is None for p in made.model.parameters())  # all of it is free again
         passes = gradients(*given)
         if len(calls) == EAGER_STEPS + 2:  # the recording is the call before
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")

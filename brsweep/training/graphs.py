@@ -87,6 +87,8 @@ class Recorded:
             else:
                 self.recording, self._check = recording, False
             return passes
+        recording = None  # its memory, gradients with it, is what the eager pass may lack
+        self.learner.optimizer.zero_grad(set_to_none=True)
         before.put_back()
         return gradients(self.learner, *given)
 
