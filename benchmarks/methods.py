@@ -26,6 +26,7 @@ from brsweep.stages.setup import Networks
 from brsweep.training.freezing import WeightFreezing
 from brsweep.training.optim import build_optimizer
 from brsweep.training.step import Learner, Totals, train_step
+from brsweep.training.transitions import TransitionRate, hold_step_sizes
 
 LSQ = "LSQ"
 METHODS: dict[str, Sequence[str]] = {
@@ -40,6 +41,7 @@ METHODS: dict[str, Sequence[str]] = {
     "EWGS": ("regularizer=none", "quant/quantizer=ewgs"),
     "PACT, DoReFa": ("regularizer=none", "quant/quantizer=pact"),
     "iterative freezing": ("regularizer=none", "freeze_weights.threshold=0.1"),
+    "transition rate": ("regularizer=none", "transition_rate.factor=0.005"),
     "distillation": ("regularizer=none", "distill.weight=0.5"),
 }
 BATCH, SHAPE, CLASSES = 128, (3, 32, 32), 10
@@ -59,17 +61,22 @@ def stepper(words: Sequence[str], images: torch.Tensor, labels: torch.Tensor) ->
     networks = Networks(config, CLASSES, SHAPE[0], SHAPE[1:], images.device)
     model, conversion = networks.quantized_model()
     calibrate(model.train(), [images])
+    follows = config["transition_rate"]["factor"] > 0
+    if follows:
+        hold_step_sizes(conversion.sites)
     node = {key: value for key, value in config["qat_optimizer"].items() if key != targets.TARGET}
     optimizer = build_optimizer(targets.locate("qat_optimizer", config["qat_optimizer"][targets.TARGET]), model, node)
     regularized = config["reg"]["lambda_weight"] or config["reg"]["lambda_act"]
     taught, freezes = config["distill"]["weight"] > 0, config["freeze_weights"]["threshold"] > 0
     freezing = WeightFreezing(model, conversion.sites, **config["freeze_weights"]) if freezes else None
+    bits, options = config["quant"]["weight_bits"], config["transition_rate"]
+    transitions = TransitionRate(model, conversion.sites, optimizer, bits, **options) if follows else None
     learner = Learner(
         model, optimizer, conversion.sites,
         regularizer=targets.build("reg", config["reg"]) if regularized else None,
         teacher=networks.float_model().eval().requires_grad_(False) if taught else None,
         distill_weight=config["distill"]["weight"], temperature=config["distill"]["temperature"],
-        gradient_clip=config["gradient_clip"], freezing=freezing,
+        gradient_clip=config["gradient_clip"], freezing=freezing, transitions=transitions,
     )  # fmt: skip
     totals = Totals(images.device)
 

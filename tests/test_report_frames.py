@@ -26,7 +26,8 @@ TEXT = (Path(__file__).resolve().parents[1] / "docs/records.md").read_text()
 def run(tmp_path_factory):
     """The folder of a run of the tiny net with all that a run can write."""
     path = tmp_path_factory.mktemp("runs")
-    options = ("reg.lambda_weight=1", "qat_optimizer.weight_decay=1e-4", "freeze_weights.threshold=0.1")
+    options = ("reg.lambda_weight=1", "qat_optimizer.weight_decay=1e-4", "freeze_weights.threshold=0.1",
+               "transition_rate.factor=0.005")  # fmt: skip
     return small_runs.folder(small_runs.train(*options, tmp_path=path))
 
 

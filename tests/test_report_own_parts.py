@@ -19,6 +19,7 @@ from brsweep.report.runs import read_sweeps
 from brsweep.report.table import filled, headlines, to_csv
 from brsweep.report.typeset import to_latex, to_markdown
 from brsweep.runs import words
+from brsweep.runs.folder import RunFolder
 
 NONE = {"reg.lambda_weight": 0.0, "reg.lambda_act": 0.0}
 SHRINK = {"reg": {"_target_": "mine.regularizer.Shrink", "lambda_weight": 0.0, "lambda_act": 1.0, "power": 4}}
@@ -223,6 +224,7 @@ def test_lsq_alone_is_of_other_code_than_br_and_that_is_no_change(tmp_path):
 
 OTHER_WAYS = {
     "frozen": {"freeze_weights.threshold": 0.1},
+    "followed": {"transition_rate.factor": 0.005},
     "taught": {"distill.weight": 0.5},
     "ladder": {"schedule.ladder": [4, 3], "schedule.rung_epochs": 2},
 }
@@ -238,8 +240,23 @@ def test_another_way_to_train_is_compared_with_lsq_alone_and_br_with_it_without_
         write_run(tmp_path / "s", {"seed": seed} | OTHER_WAYS["frozen"], result=accuracy(0.7 + at), name=f"br-{seed}")
     (table,) = judged(tmp_path / "s")
     gaps = sorted(round(r.gap.mean, 9) for r in table.results if r.gap)
-    assert gaps == [0.01, 0.02, 0.03, 0.19], "to LSQ; and of BR with frozen weights to frozen weights alone"
+    assert gaps == [0.01, 0.02, 0.03, 0.04, 0.19], "to LSQ; and of BR with frozen weights to frozen weights alone"
     assert [r.row.is_lsq for r in table.results].count(True) == 1
     labels = {row_label(r) for r in table.results}
     assert any("freeze_weights.threshold 0.1" in label for label in labels)
+    assert any("transition_rate.factor 0.005" in label for label in labels)
     assert any("distill.weight 0.5" in label for label in labels)
+
+
+def test_runs_of_a_version_that_lacked_a_switch_stand_beside_those_that_have_it_off(tmp_path):
+    for seed in (1, 2, 3, 4):
+        folder = write_run(tmp_path / "s", {"seed": seed} | NONE)
+        if seed < 3:
+            record = RunFolder(folder).result()
+            del record["config"]["transition_rate"]
+            RunFolder(folder).write_result(record)
+    write_run(tmp_path / "s", {"seed": 1, "transition_rate.factor": 0.005} | NONE, name="followed")
+    (table,) = judged(tmp_path / "s")
+    assert sorted(len(result.row.runs) for result in table.results) == [1, 4]
+    named = {key for key in table.results[0].row.settings if key.startswith("transition_rate")}
+    assert named == {"transition_rate.factor"}

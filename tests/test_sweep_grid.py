@@ -63,7 +63,7 @@ def test_rows_vary_together():
 
 PRESETS = {
     "lambda_weights": (12, 12), "lambda_acts": (12, 12), "bits": (18, 18), "alpha_control": (12, 9), "clip": (9, 9),
-    "paper_table": (27, 27), "method_table": (54, 54), "method_table_mobilenet": (12, 12),
+    "paper_table": (27, 27), "method_table": (57, 57), "method_table_mobilenet": (12, 12),
 }  # fmt: skip
 """Points and runs."""
 

@@ -15,7 +15,7 @@ from brsweep.quant.convert import quantize_model
 from brsweep.quant.pact import PACTQuantizer
 from brsweep.runs.words import schedule
 from brsweep.stages.plan import identity, plan
-from brsweep.training.freezing import WeightFreezing, check_freezable
+from brsweep.training.freezing import WeightFreezing, low_weights
 
 STEP = "brsweep.training.loop:train_step"
 DATA = "digits:1"
@@ -75,7 +75,7 @@ def test_it_is_the_papers_algorithm_weight_by_weight():
     assert np.allclose(state.frequency.flatten().numpy(), f, rtol=0, atol=59 * 2**-24)
     held = linear.weight.detach().flatten().numpy()
     assert np.array_equal(held[frozen], at[frozen] * 0.5) and np.array_equal(held[~frozen], walk[-1][~frozen])
-    assert freezing.share() == frozen.mean()
+    assert freezing.record() == {"frozen_share": frozen.mean()}
 
 
 def linear_in(linear: nn.Module) -> nn.Module:
@@ -89,11 +89,11 @@ def test_a_move_on_in_one_direction_is_no_oscillation():
     for t in range(20):
         linear.weight.data.fill_(-2 + 0.2 * t)
         freezing.after_step(0.5)
-    assert freezing.share() == 0
+    assert freezing.record() == {"frozen_share": 0}
     for value in (1.5, 0.9):
         linear.weight.data.fill_(value)
         freezing.after_step(0.5)
-    assert freezing.share() == 1
+    assert freezing.record() == {"frozen_share": 1}
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
@@ -128,9 +128,9 @@ def test_the_threshold_waits_for_a_quarter_and_falls_as_a_cosine():
 def test_what_has_no_level_to_be_held_at_is_refused():
     _, sites = layer(2, quantizer=PACTQuantizer)
     with pytest.raises(BrsweepError, match=r"^freeze_weights\.threshold: 0: PACTQuantizer has no step size"):
-        check_freezable(sites)
+        low_weights(sites, "freeze_weights.threshold")
     with pytest.raises(BrsweepError, match="no weight is at the low bit-width"):
-        check_freezable([site for site in sites if site.kind == "act"])
+        low_weights([site for site in sites if site.kind == "act"], "freeze_weights.threshold")
     rising = changed(freeze_weights__threshold=0.01, freeze_weights__threshold_end=0.02)
     with pytest.raises(BrsweepError, match=r"freeze_weights\.threshold_end=0\.02: the threshold falls"):
         check_rules(rising)

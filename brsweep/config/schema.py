@@ -121,6 +121,12 @@ class FreezeWeights:
 
 
 @dataclass
+class TransitionRate:
+    factor: Any = by(number(0, below=1))
+    momentum: Any = by(number(0, below=1))
+
+
+@dataclass
 class Seeds:
     """Of seed=auto. smallest: in points of validation accuracy."""
 
@@ -146,6 +152,7 @@ class Config:
     schedule: Schedule = by(Schedule)
     distill: Distill = by(Distill)
     freeze_weights: FreezeWeights = by(FreezeWeights)
+    transition_rate: TransitionRate = by(TransitionRate)
     float_optimizer: Any = by(part)
     qat_optimizer: Any = by(part)
     logger: Any = by(part)

@@ -100,7 +100,7 @@ def settings_in_words(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{short(key)} {plain(value)}" for key, value in shown.items())
 
 
-WHOLE = ("float_optimizer", "qat_optimizer", "freeze_weights", "distill")
+WHOLE = ("float_optimizer", "qat_optimizer", "freeze_weights", "transition_rate", "distill")
 """Groups whose fields say too little by themselves."""
 
 

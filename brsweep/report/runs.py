@@ -19,7 +19,7 @@ from brsweep.report.exports import NOTHING, Exports, exports_of
 from brsweep.runs import words
 from brsweep.runs.folder import CONFIG, RESULT, RunFolder
 from brsweep.runs.status import FINISHED, RunStatus, finite, leads_elsewhere, run_status
-from brsweep.stages.plan import BIN_REGULARIZATION, Stage, canonical, outline
+from brsweep.stages.plan import BIN_REGULARIZATION, Stage, canonical, completed, outline
 from brsweep.sweep.manifest import read_manifest, runs_of, stages_of
 from brsweep.sweep.shared import stage_line
 from brsweep.tracking.snapshots import Histogram
@@ -174,6 +174,8 @@ def _read(status: RunStatus, sweep: str) -> ReportedRun:
     config = (result or {}).get("config")
     if config is None:
         config = _sound(lambda: _plain_config(folder), problems, name)
+    if isinstance(config, dict):
+        config = completed(config)
     if config is not None and not _readable(config):
         of = folder.path / (CONFIG if result is None else RESULT)
         problems.append(f"{name}: {of}: its configuration is not one that this brsweep knows; shown by its name")

@@ -52,12 +52,13 @@ def bits_label(config: Mapping[str, Any], float_inputs: int | None) -> str:
 
 def schedule(config: Mapping[str, Any]) -> str:
     """joint: BR from the first QAT epoch; s2: warm-up, then BR; s1: the same with frozen step sizes. And what comes to
-    it: `s2-ladder`, `s2-distill`, `s2-freezing`."""
+    it: `s2-ladder`, `s2-distill`, `s2-freezing`, `s2-transitions`."""
     schedule = config["schedule"]
     words = ["joint" if not schedule["warmup_epochs"] else "s1" if schedule["freeze_alpha"] else "s2"]
     words += ["ladder"] if rungs(config) else []
     words += ["distill"] if config.get("distill", {}).get("weight") else []
     words += ["freezing"] if config.get("freeze_weights", {}).get("threshold") else []
+    words += ["transitions"] if config.get("transition_rate", {}).get("factor") else []
     return "-".join(words)
 
 

@@ -29,9 +29,10 @@ from brsweep.stages.determinism import Watch
 from brsweep.stages.signature import digest
 from brsweep.stages.source import data_source, source_node
 from brsweep.training.checkpoint import load_pretrained
-from brsweep.training.freezing import check_freezable
+from brsweep.training.freezing import low_weights
 from brsweep.training.optim import build_optimizer
 from brsweep.training.schedule import seed_of
+from brsweep.training.transitions import check_transitions
 
 
 def check_together(
@@ -57,7 +58,9 @@ def check_together(
         regularizer = targets.build("reg", config["reg"])
         regularizer.check(done.sites)
         if config["freeze_weights"]["threshold"]:
-            check_freezable(done.sites)
+            low_weights(done.sites, "freeze_weights.threshold")
+        if config["transition_rate"]["factor"]:
+            check_transitions(done.sites, config["qat_optimizer"]["lr"])
         if strict:
             _check_determinism(f"model: {config['model'][targets.TARGET]}", model, shape)
             kernels.use("reference")  # on the CPU, where this is tried

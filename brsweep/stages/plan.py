@@ -36,7 +36,8 @@ ELSEWHERE = ("device",)
 FLOAT_BLIND = (
     "quant", "reg", "qat_optimizer", "kernels", "calibration_batches",
     "schedule.warmup_epochs", "schedule.qat_epochs", "schedule.qat_lr_warmup_epochs", "schedule.freeze_alpha",
-    "schedule.ladder", "schedule.rung_epochs", "distill", "freeze_weights", *REPORTING, *ELSEWHERE,
+    "schedule.ladder", "schedule.rung_epochs", "distill", "freeze_weights", "transition_rate",
+    *REPORTING, *ELSEWHERE,
 )  # fmt: skip
 QAT_BLIND = (
     "float_optimizer", "schedule.float_epochs", "schedule.float_lr_warmup_epochs", "schedule.ladder",
@@ -44,6 +45,10 @@ QAT_BLIND = (
 )  # fmt: skip
 WARMUP_BLIND = (*QAT_BLIND, "reg", "schedule.freeze_alpha", "freeze_weights")
 RUNG_BLIND = (*WARMUP_BLIND, "schedule.warmup_epochs", "schedule.qat_epochs")
+
+
+LATER = {"transition_rate": {"factor": 0.0, "momentum": 0.99}}
+"""What configurations of earlier versions lack, as it would stand in them: off. It leaves no trace in a name."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Stage:
     regularized: the penalty is part of its loss. freezes_alphas: the step sizes stand still from its beginning on.
     freezes_weights: those that oscillate are held where they are.
     distilled: the float stage's network is its teacher.
+    follows_transitions: its weights move by how many of their codes change, and their step sizes stand still.
     optimizer: which of the two, "float_optimizer" or "qat_optimizer".
     """
 
@@ -71,6 +77,7 @@ class Stage:
     freezes_alphas: bool = False
     freezes_weights: bool = False
     distilled: bool = False
+    follows_transitions: bool = False
     optimizer: str = "float_optimizer"
 
     @property
@@ -98,6 +105,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         distill["temperature"] = 1.0
     if not freezing["threshold"]:
         freezing["threshold_end"] = freezing["momentum"] = 0.0
+    if not _follows_transitions(config):
+        config.pop("transition_rate", None)
     if reg.get("_target_") != BIN_REGULARIZATION:
         return config
     if schedule["freeze_alpha"] or not _is_regularized(config):
@@ -111,6 +120,11 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     if not _is_regularized(config):
         reg["variance"], reg["first_last"], reg["scale"] = "biased", False, 1.0
     return config
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a finished run of this version or an earlier one, with every field of this one's."""
+    return {**copy.deepcopy(LATER), **config}
 
 
 def identity(config: Mapping[str, Any], data_identity: str) -> str:
@@ -164,6 +178,7 @@ def _outline(config: Mapping[str, Any]) -> list[tuple[Stage, tuple[str, ...]]]:
 
     rising, rung_epochs = schedule["qat_lr_warmup_epochs"], schedule["rung_epochs"]
     quantized = {"optimizer": "qat_optimizer", "distilled": config["distill"]["weight"] > 0}
+    quantized["follows_transitions"] = _follows_transitions(config)
     for rung in rungs(config):
         bits = max(quant["weight_bits"], rung), max(quant["act_bits"], rung)
         stage = Stage(f"rung{rung}", 0, rung_epochs, rung_epochs, min(rising, rung_epochs), bits=bits, **quantized)
@@ -190,6 +205,10 @@ def _code(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
         nodes["regularizer"] = config["reg"]
     parts = {role: node[TARGET] for role, node in nodes.items()}
     return stage_code("quantized" if stage.quantized else "float", parts, config["allow_targets"])
+
+
+def _follows_transitions(config: Mapping[str, Any]) -> bool:
+    return bool((config.get("transition_rate") or LATER["transition_rate"])["factor"])
 
 
 def _is_regularized(config: Mapping[str, Any]) -> bool:

@@ -44,9 +44,12 @@ def check_parts(
     for key in ("output_dir", "store_dir"):
         _check_writable(key, Path(config[key]))
     check_signatures(config)
-    data = ("data", "model", "float_optimizer", "qat_optimizer", "quant", "reg", "freeze_weights", "pretrained")
+    parts = (
+        "data", "model", "float_optimizer", "qat_optimizer", "quant", "reg", "freeze_weights", "transition_rate",
+        "pretrained", "pretrained_replace_head", "output_dir",
+    )  # fmt: skip
     strict = found is not None and found.type == "cuda" and config["deterministic"]
-    key = digest({name: config[name] for name in (*data, "pretrained_replace_head", "output_dir")} | {"strict": strict})
+    key = digest({name: config[name] for name in parts} | {"strict": strict})
     if key not in _sound:
         check_together(config, source, strict, made)
         _sound.add(key)

@@ -13,7 +13,7 @@ own folder and the store does not keep it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from brsweep.training.loop import Progress, Span, fit
 from brsweep.training.measure import Probe
 from brsweep.training.optim import freeze_alphas
 from brsweep.training.step import Learner
+from brsweep.training.transitions import hold_step_sizes
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
@@ -121,8 +122,8 @@ def _prepare(setup: Setup, stage: Stage, parent: dict[str, Any] | None, folder: 
     if saved is not None:
         learner.model.load_state_dict(saved["model"])
         learner.optimizer.load_state_dict(saved["optimizer"])
-        if learner.freezing is not None:
-            learner.freezing.load_state_dict(saved["freezing"])
+        for name, companion in learner.companions.items():
+            companion.load_state_dict(saved[name])
         state = saved
         reporter.say(f"{stage.name}: goes on after epoch {saved['done']} of {stage.last}")
     elif probe is not None:
@@ -144,6 +145,9 @@ def _begin_qat(setup: Setup, stage: Stage, parent: dict[str, Any], reporter: Rep
     regularizer = setup.regularizer() if stage.regularized else None
     teacher = setup.teacher(parent.get("teacher", parent["model"])) if stage.distilled else None
     freezing = setup.freezing(model, conversion.sites) if stage.freezes_weights else None
+    if stage.follows_transitions:
+        held = hold_step_sizes(conversion.sites)
+        reporter.banner(f"weights move by their transition rate: the step sizes of {held} layers' weights stand still")
     learner = setup.learner(
         model,
         stage.optimizer,
@@ -152,8 +156,13 @@ def _begin_qat(setup: Setup, stage: Stage, parent: dict[str, Any], reporter: Rep
         teacher=teacher,
         freezing=freezing,
     )
+    if stage.follows_transitions:
+        transitions = setup.transitions(model, conversion.sites, learner.optimizer, stage.bits[0])
+        learner = replace(learner, transitions=transitions)
     if goes_on:
         learner.optimizer.load_state_dict(parent["optimizer"])
+        if learner.transitions is not None:
+            learner.transitions.load_state_dict(parent["transitions"])
     if stage.freezes_alphas:
         frozen = freeze_alphas(model, learner.optimizer)
         reporter.banner(f"alpha frozen from here on: {len(frozen)} step sizes keep every bit")
@@ -218,9 +227,8 @@ def _finish(training: InTraining, setup: Setup, reporter: Reporter) -> dict[str,
 
 def _snapshot(training: InTraining, progress: Progress) -> None:
     """Bring the state up to date: what a checkpoint holds."""
-    freezing = training.learner.freezing
     training.state.update(
-        freezing=None if freezing is None else freezing.state_dict(),
+        {name: companion.state_dict() for name, companion in training.learner.companions.items()},
         model=training.learner.model.state_dict(),
         optimizer=training.learner.optimizer.state_dict(),
         done=progress.done,

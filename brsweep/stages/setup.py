@@ -26,6 +26,7 @@ from brsweep.training.measure import Probe
 from brsweep.training.optim import build_optimizer
 from brsweep.training.schedule import seed_of
 from brsweep.training.step import Learner
+from brsweep.training.transitions import TransitionRate
 
 TABLE_OPTIONS = ("val_fraction", "split_seed", "crop_padding", "flip")
 PROBE_IMAGES = 256
@@ -154,6 +155,11 @@ class Setup:
 
     def freezing(self, model: nn.Module, sites: Sequence[Site]) -> WeightFreezing:
         return WeightFreezing(model, sites, **self.config["freeze_weights"])
+
+    def transitions(
+        self, model: nn.Module, sites: Sequence[Site], optimizer: torch.optim.Optimizer, bits: int
+    ) -> TransitionRate:
+        return TransitionRate(model, sites, optimizer, bits, **self.config["transition_rate"])
 
     def regularizer(self) -> Any:
         return targets.build("reg", self.config["reg"])

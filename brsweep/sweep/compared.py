@@ -14,7 +14,9 @@ from typing import Any
 from brsweep.runs import words
 from brsweep.stages.plan import NOT_RESULTS, canonical, rungs
 
-OTHER_THAN_LSQ = ("quant.quantizer", "freeze_weights", "distill", "schedule.ladder", "schedule.rung_epochs")
+OTHER_THAN_LSQ = (
+    "quant.quantizer", "freeze_weights", "transition_rate", "distill", "schedule.ladder", "schedule.rung_epochs",
+)  # fmt: skip
 """What makes a run another method than LSQ alone, beside the regularizer."""
 
 
@@ -45,7 +47,8 @@ def _key(config: Mapping[str, Any], *left_out: str) -> str:
 
 def is_lsq(config: Mapping[str, Any]) -> bool:
     """Whether it is LSQ alone: our quantizer, no regularizer in force, and no other way to train."""
-    otherwise = (config.get("freeze_weights") or {}).get("threshold") or (config.get("distill") or {}).get("weight")
+    switches = (("freeze_weights", "threshold"), ("transition_rate", "factor"), ("distill", "weight"))
+    otherwise = any((config.get(group) or {}).get(key) for group, key in switches)
     if words.is_regularized(config) or otherwise or rungs(config):
         return False
     return config["quant"]["quantizer"]["_target_"] == words.LSQ_QUANTIZER

@@ -24,8 +24,8 @@ from brsweep.sweep.tree import Task, epochs_apart, grow
 ONE_PER_SWEEP = ("sweep_name", "output_dir", "store_dir", "force", "stale")
 NETWORK = ("model", "data", "pretrained", "pretrained_replace_head")
 PARTS = (
-    *NETWORK, "quant", "reg", "freeze_weights", "float_optimizer", "qat_optimizer", "logger", "device", "kernels",
-    "deterministic", "precision", "compile",
+    *NETWORK, "quant", "reg", "freeze_weights", "transition_rate", "float_optimizer", "qat_optimizer", "logger",
+    "device", "kernels", "deterministic", "precision", "compile",
 )  # fmt: skip
 """What of a configuration is checked before anything starts; the seed is none of it."""
 

@@ -45,7 +45,7 @@ class _Weights:
 
 
 class WeightFreezing:
-    """Of the weights at the low bit-width among `sites` of `model`. Nothing here waits for the device but `share`.
+    """Of the weights at the low bit-width among `sites` of `model`. Nothing here waits for the device but `record`.
 
     threshold, threshold_end: f_th, in oscillations per step, at the stage's beginning and end. momentum: m.
     """
@@ -53,9 +53,9 @@ class WeightFreezing:
     def __init__(
         self, model: nn.Module, sites: Iterable[Site], threshold: float, threshold_end: float, momentum: float
     ) -> None:
-        check_freezable(sites)
         self.ends, self.momentum = (threshold, threshold_end), momentum
-        self.layers = {site.name: (model.get_submodule(site.name), site.quantizer) for site in _low_weights(sites)}
+        found = low_weights(sites, "freeze_weights.threshold")
+        self.layers = {site.name: (model.get_submodule(site.name), site.quantizer) for site in found}
         self.state = {name: _begin(*layer) for name, layer in self.layers.items()}
 
     @torch.no_grad()
@@ -82,10 +82,10 @@ class WeightFreezing:
         first, last = self.ends
         return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
 
-    def share(self) -> float:
-        """The share of these weights that is frozen. Waits for the device."""
+    def record(self) -> dict[str, float]:
+        """The share of these weights that is frozen, for an epoch's record. Waits for the device."""
         frozen = torch.stack([of.frozen.sum() for of in self.state.values()]).sum()
-        return int(frozen) / sum(of.frozen.numel() for of in self.state.values())
+        return {"frozen_share": int(frozen) / sum(of.frozen.numel() for of in self.state.values())}
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         return {name: dict(vars(of)) for name, of in self.state.items()}
@@ -95,19 +95,17 @@ class WeightFreezing:
             self.state[name] = _Weights(**{key: state[name][key].to(value) for key, value in vars(of).items()})
 
 
-def check_freezable(sites: Iterable[Site]) -> None:
-    """Raise `BrsweepError` unless there are weights at the low bit-width whose quantizers have levels."""
-    low = _low_weights(sites)
+def low_weights(sites: Iterable[Site], key: str) -> list[Site]:
+    """The sites of weights at the low bit-width, for what `key` asks for. Raises `BrsweepError`, naming it, where there
+    are none, or one's quantizer has no levels that stand still while the weights move."""
+    low = [site for site in sites if site.kind == "weight" and site.low]
     if not low:
-        raise BrsweepError("freeze_weights.threshold: no weight is at the low bit-width, so none can be frozen; take 0")
+        raise BrsweepError(f"{key}: no weight is at the low bit-width, so it would do nothing; take 0")
     for site in low:
         if not isinstance(site.quantizer, Quantizer) or site.quantizer.alpha is None:
             kind = type(site.quantizer).__name__
-            raise BrsweepError(f"freeze_weights.threshold: {site.name}: {kind} has no step size, so no level to hold")
-
-
-def _low_weights(sites: Iterable[Site]) -> list[Site]:
-    return [site for site in sites if site.kind == "weight" and site.low]
+            raise BrsweepError(f"{key}: {site.name}: {kind} has no step size, so no levels of its own; take 0")
+    return low
 
 
 @torch.no_grad()

@@ -90,7 +90,7 @@ def fit(
             "task_loss": totals.task_loss,
             **_accuracies(learner, tables),
             **_penalties(learner, layers, totals, lambdas),
-            **({"frozen_share": learner.freezing.share()} if learner.freezing else {}),
+            **{key: value for companion in learner.companions.values() for key, value in companion.record().items()},
             "time_s": time.perf_counter() - began,
         }
         if layers:

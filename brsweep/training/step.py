@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from brsweep.quant.sites import Site
 from brsweep.training.freezing import WeightFreezing
+from brsweep.training.transitions import TransitionRate
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Learner:
 
     graphs: whether the passes are recorded as a CUDA graph (`brsweep.training.graphs`).
     teacher: the float network in evaluation mode, whose soft labels count with distill_weight at temperature.
-    freezing: what holds weights that oscillate, after each step; None where nothing does.
+    freezing: what holds weights that oscillate, after each step; transitions: what makes the optimizer move weights by
+    how many codes change. None where nothing does.
     """
 
     model: nn.Module
@@ -37,6 +39,14 @@ class Learner:
     distill_weight: float = 0.0
     temperature: float = 1.0
     freezing: WeightFreezing | None = None
+    transitions: TransitionRate | None = None
+
+    @property
+    def companions(self) -> dict[str, WeightFreezing | TransitionRate]:
+        """What goes along with the optimizer, by the name of its field: its state is part of a checkpoint, its numbers
+        of an epoch's record."""
+        both = {"freezing": self.freezing, "transitions": self.transitions}
+        return {name: companion for name, companion in both.items() if companion is not None}
 
     @cached_property
     def forward(self) -> Callable[[Tensor], Tensor]:

@@ -1,0 +1,185 @@
+"""The transition rate: against the paper's equations in float64, whatever the optimizer, and to the bit over a kill."""
+
+import math
+
+import numpy as np
+import pytest
+import small_runs
+import torch
+from stage_configs import CONFIG, changed
+from torch import nn
+
+from brsweep.errors import BrsweepError
+from brsweep.quant.convert import quantize_model
+from brsweep.quant.pact import PACTQuantizer
+from brsweep.runs.words import schedule
+from brsweep.stages.plan import identity, plan
+from brsweep.sweep.compared import is_lsq, partners
+from brsweep.training.optim import build_optimizer, check_partition, set_lr
+from brsweep.training.transitions import LATENT, TransitionRate, check_transitions, hold_step_sizes
+
+STEP = "brsweep.training.loop:train_step"
+DATA = "digits:1"
+ON = ("transition_rate.factor=0.02", "transition_rate.momentum=0.9")
+ALPHA, FACTOR, MOMENTUM, LR = 0.25, 0.05, 0.8, 0.1
+RATES = {"alpha_lr": 0.0, "weight_decay": 0.01, "alpha_weight_decay": 0.0, "norm_weight_decay": 0.0}
+
+
+def network(bits: int = 3, ends: int | None = 8, **options):
+    """Three linear layers, the middle one at the low bit-width, each alpha 0.25; in float64."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 4))
+    net, done = quantize_model(net, bits, bits, first_last_bits=ends, **options)
+    net.double()
+    for site in done.sites:
+        if site.quantizer.alpha is not None:
+            site.quantizer.alpha.data.fill_(ALPHA)
+    return net, done.sites
+
+
+def optimizer_of(net: nn.Module, factory=torch.optim.SGD, **options) -> torch.optim.Optimizer:
+    return build_optimizer(factory, net, {"lr": LR, **RATES, **options})
+
+
+def codes_of(weight: np.ndarray, bits: int) -> np.ndarray:
+    return np.clip(np.round(weight / ALPHA), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+@pytest.mark.parametrize(
+    ("factory", "options"),
+    [
+        (torch.optim.SGD, {}),
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+        (torch.optim.Adam, {}),
+        (torch.optim.AdamW, {}),
+    ],
+)
+def test_it_is_equations_5_and_10_to_12(factory, options):
+    """A second network under the plain optimizer, its learning rate set to U step by step as the equations say it."""
+    bits, steps = 3, 40
+    (net, sites), (twin, _) = network(bits), network(bits)
+    hold_step_sizes(sites)
+    optimizer, plain = optimizer_of(net, factory, **options), optimizer_of(twin, factory, **options)
+    rate = TransitionRate(net, sites, optimizer, bits, FACTOR, MOMENTUM)
+    weight, other = net[2].weight, twin[2].weight
+    running, expected, last, seen = 0.0, LR, codes_of(other.detach().numpy(), bits), []
+    generator = torch.Generator().manual_seed(1)
+    for t in range(steps):
+        factor = 0.5 + 0.5 * math.cos(math.pi * t / steps)
+        grads = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in net.parameters()]
+        for ours, theirs, grad in zip(net.parameters(), twin.parameters(), grads, strict=True):
+            ours.grad, theirs.grad = (grad.clone() if ours.requires_grad else None), grad.clone()
+        codes = codes_of(other.detach().numpy(), bits)
+        k = (codes != last).mean()
+        running = MOMENTUM * running + (1 - MOMENTUM) * k
+        expected = max(0.0, expected + LR * (FACTOR * math.sqrt(bits) * factor - running))
+        last = codes
+        seen.append(k)
+        set_lr(optimizer, factor)
+        set_lr(plain, factor)
+        kept = other.detach().clone()
+        optimizer.step()
+        plain.step()
+        other.data = kept + (other.detach() - kept) * expected / (LR * factor)  # g, from the update over its rate
+        # float64: a difference of numbers of size 1, over a factor that falls to 0.0015, some 10 operations a step
+        assert torch.allclose(weight, other, rtol=0, atol=steps * 10 * 2**-53 / 0.0015)
+        assert float(rate.running) == pytest.approx(running, rel=1e-12)
+        assert float(rate.rate) == pytest.approx(expected, rel=1e-12)
+    assert max(seen) > 0.05, "codes changed"
+    for (name, ours), theirs in zip(net.named_parameters(), twin.parameters(), strict=True):
+        if ours.requires_grad and name != "2.weight":
+            assert torch.equal(ours, theirs), f"{name} keeps the learning rate"
+
+
+@pytest.mark.parametrize(
+    ("ends", "names"), [(8, ["weights", LATENT, "alphas", "norms"]), (None, [LATENT, "alphas", "norms"])]
+)
+def test_the_optimizer_still_holds_each_parameter_once(ends, names):
+    net, sites = network(ends=ends)
+    optimizer = optimizer_of(net)
+    TransitionRate(net, sites, optimizer, 3, FACTOR, MOMENTUM)
+    check_partition(optimizer, net)
+    assert [group["name"] for group in optimizer.param_groups] == names
+    again = optimizer_of(net)
+    TransitionRate(net, sites, again, 3, FACTOR, MOMENTUM)
+    again.load_state_dict(optimizer.state_dict())
+    latent = [group["params"] for group in again.param_groups if group["name"] == LATENT]
+    assert [p is net[2].weight for p in latent[0]].count(True) == 1
+    set_lr(again, 0.25)
+    again.step()
+    rates = {group["name"]: group["lr"] for group in again.param_groups}
+    assert rates == {name: 0.0 if name == "alphas" else 0.25 * LR for name in names}, "as the schedule has them"
+
+
+def test_step_sizes_of_these_weights_stand_still_and_the_others_train():
+    net, sites = network()
+    assert hold_step_sizes(sites) == 1
+    trained = {site.name: site.quantizer.alpha.requires_grad for site in sites}
+    assert trained == {site.name: site.name != "2" for site in sites} and len(trained) > 2
+    held = {id(p) for group in optimizer_of(net).param_groups for p in group["params"]}
+    assert id(net[2].weight_quantizer.alpha) not in held
+
+
+def test_where_it_would_do_nothing_it_is_refused():
+    _, sites = network(2, quantizer=PACTQuantizer)
+    with pytest.raises(BrsweepError, match=r"^transition_rate\.factor: 2: PACTQuantizer has no step size"):
+        check_transitions(sites, 0.1)
+    _, sites = network()
+    with pytest.raises(BrsweepError, match="no weight is at the low bit-width"):
+        check_transitions([site for site in sites if site.kind == "act"], 0.1)
+    with pytest.raises(BrsweepError, match=r"^transition_rate\.factor: qat_optimizer\.lr=0 "):
+        check_transitions(sites, 0.0)
+
+
+def test_every_quantized_stage_depends_on_it_and_off_leaves_no_trace():
+    on = changed(transition_rate__factor=0.005)
+    plain, moved = plan(CONFIG, DATA), plan(on, DATA)
+    assert [a.signature == b.signature for a, b in zip(plain, moved, strict=True)] == [True, False, False]
+    assert [stage.follows_transitions for stage in moved] == [False, True, True]
+    assert schedule(on) == "s2-transitions"
+    without = {key: value for key, value in CONFIG.items() if key != "transition_rate"}
+    assert identity(without, DATA) == identity(CONFIG, DATA) == identity(changed(transition_rate__momentum=0.5), DATA)
+    assert [stage.signature for stage in plan(without, DATA)] == [stage.signature for stage in plain]
+
+
+def test_it_is_compared_with_lsq():
+    off = {"reg__lambda_weight": 0.0, "reg__lambda_act": 0.0}
+    lsq, moved = changed(**off), changed(**off, transition_rate__factor=0.005)
+    assert is_lsq(lsq) and not is_lsq(moved)
+    assert partners([lsq, moved]) == {1: 0}
+
+
+def records(result) -> dict[str, list[dict]]:
+    found: dict[str, list[dict]] = {}
+    for record in small_runs.lines(small_runs.folder(result) / "metrics.jsonl"):
+        found.setdefault(record["stage"], []).append(record)
+    return found
+
+
+def test_a_run_says_its_rates_and_carries_them_from_stage_to_stage(tmp_path):
+    """At a target no weight comes near, U climbs in every step; anew in the last stage it would fall back to lr."""
+    result = small_runs.train("transition_rate.factor=0.7", "regularizer=none", tmp_path=tmp_path)
+    stages = records(result)
+    assert "transition_rate" not in stages["float"][0]
+    rates = [record["transition_lr"] for name in ("warmup", "br") for record in stages[name]]
+    assert rates == sorted(rates) and rates[0] > result["config"]["qat_optimizer"]["lr"]
+    steps, lr = small_runs.STEPS, result["config"]["qat_optimizer"]["lr"]
+    assert stages["br"][0]["transition_lr"] > lr + steps * lr * 0.7 * math.sqrt(2), "more than one epoch can climb"
+    assert all(0 < record["transition_rate"] < 1 for name in ("warmup", "br") for record in stages[name])
+
+
+def test_in_a_run_the_step_sizes_of_its_weights_stand_still(tmp_path):
+    path = small_runs.folder(small_runs.train(*ON, "regularizer=none", tmp_path=tmp_path))
+    epochs = small_runs.lines(path / "layers.jsonl")
+    follows = [kind == "weight" and low for kind, low in zip(epochs[0]["kind"], epochs[0]["low"], strict=True)]
+    alphas = np.array([epoch["alpha"] for epoch in epochs], dtype=float)
+    still = (alphas == alphas[0]).all(0)
+    assert still.tolist() == follows and sum(follows) == 2
+
+
+@pytest.mark.parametrize("epoch", [3, 5])
+def test_it_goes_on_bit_for_bit(tmp_path, epoch):
+    whole = small_runs.outcome(small_runs.folder(small_runs.train(*ON, tmp_path=tmp_path / "whole")))
+    small_runs.kill_at(STEP, epoch * small_runs.STEPS + 3, False, *ON, tmp_path=tmp_path / "killed")
+    again = small_runs.train(*ON, tmp_path=tmp_path / "killed")
+    assert small_runs.outcome(small_runs.folder(again)) == whole
