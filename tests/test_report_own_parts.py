@@ -211,6 +211,11 @@ def test_words_of_a_run():
     lsq = config() | {"quant": {"weight_bits": 2, "act_bits": 2, "quantizer": {"_target_": words.LSQ_QUANTIZER}}}
     assert words.tags(lsq, None) == ("w2a2, inputs unknown", "lsq", "s2")
     assert words.bits_label(lsq, 17) == "W2A2, 17 inputs float"
+    named = {"model": {"_target_": "brsweep.models.tiny.tiny"}, "data": {"_target_": "a.Digits"}, "seed": 1}
+    assert words.readable_name(lsq | named) == "tiny-digits-w2a2-s2-lw0-la0-s1"
+    assert words.readable_name(config(lambda_act=0.1) | named) == "tiny-digits-w2a2-half-shrink-s2-lw0-la0.1-s1"
+    lsq["quant"]["quantizer"] = {"_target_": "brsweep.quant.ewgs.EWGSQuantizer"}
+    assert words.readable_name(lsq | named) == "tiny-digits-w2a2-ewgs-s2-lw0-la0-s1"
     lsq["quant"]["act_bits"] = 32
     assert words.bits_label(lsq, None) == "W2A32", "no input is quantized, and the label says so"
 

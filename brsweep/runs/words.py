@@ -15,12 +15,21 @@ LSQ_QUANTIZER = "brsweep.quant.lsq.LSQQuantizer"
 
 
 def readable_name(config: Mapping[str, Any]) -> str:
-    """model-data-bits-schedule-lambdas-seed: `resnet20-digits-w2a2-s2-lw1-la10-s42`. The hash behind it tells apart
-    what the words don't."""
+    """model-data-bits-schedule-lambdas-seed: `resnet20-digits-w2a2-s2-lw1-la10-s42`; another quantizer than LSQ, and
+    another regularizer in force than BR, behind the bits: `w2a2-ewgs`, `w2a2-kure`. The hash behind it tells apart what
+    the words don't."""
     reg = config["reg"]
     lambdas = f"lw{reg['lambda_weight']:g}-la{reg['lambda_act']:g}"
     net, data, seed = _last(config["model"]), data_name(config), f"s{config['seed']}"
-    return "-".join((net, data, bits(config), schedule(config), lambdas, seed))
+    return "-".join((net, data, bits(config), *_methods(config), schedule(config), lambdas, seed))
+
+
+def _methods(config: Mapping[str, Any]) -> list[str]:
+    """The quantizer where it is not LSQ, and the regularizer in force where it is not BR."""
+    found = [] if quantizer(config) == "lsq" else [quantizer(config).removesuffix("quantizer") or "quantizer"]
+    if is_regularized(config) and config["reg"]["_target_"] != BIN_REGULARIZATION:
+        found.append(regularizer(config))
+    return found
 
 
 def data_name(config: Mapping[str, Any]) -> str:
