@@ -24,7 +24,7 @@ CONFIG = {
     },
     "distill": {"weight": 0.0, "temperature": 4.0},
     "freeze_weights": {"threshold": 0.0, "threshold_end": 0.01, "momentum": 0.001},
-    "transition_rate": {"factor": 0.0, "momentum": 0.99},
+    "transition_rate": {"factor": 0.0, "momentum": 0.99, "gain": 1.0},
     "float_optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1},
     "qat_optimizer": {"_target_": "torch.optim.SGD", "lr": 0.01},
     "logger": {"_target_": None}, "seed": 42, "device": "cpu", "threads": 0, "precision": "float32",

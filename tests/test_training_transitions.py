@@ -13,6 +13,7 @@ from brsweep.errors import BrsweepError
 from brsweep.quant.convert import quantize_model
 from brsweep.quant.pact import PACTQuantizer
 from brsweep.runs.words import schedule
+from brsweep.stages.collapse import unsettled_line
 from brsweep.stages.plan import identity, plan
 from brsweep.sweep.compared import is_lsq, partners
 from brsweep.training.optim import build_optimizer, check_partition, set_lr
@@ -21,7 +22,7 @@ from brsweep.training.transitions import LATENT, TransitionRate, check_transitio
 STEP = "brsweep.training.loop:train_step"
 DATA = "digits:1"
 ON = ("transition_rate.factor=0.02", "transition_rate.momentum=0.9")
-ALPHA, FACTOR, MOMENTUM, LR = 0.25, 0.05, 0.8, 0.1
+ALPHA, FACTOR, MOMENTUM, GAIN, LR = 0.25, 0.05, 0.8, 3.0, 0.1
 RATES = {"alpha_lr": 0.0, "weight_decay": 0.01, "alpha_weight_decay": 0.0, "norm_weight_decay": 0.0}
 
 
@@ -60,7 +61,7 @@ def test_it_is_equations_5_and_10_to_12(factory, options):
     (net, sites), (twin, _) = network(bits), network(bits)
     hold_step_sizes(sites)
     optimizer, plain = optimizer_of(net, factory, **options), optimizer_of(twin, factory, **options)
-    rate = TransitionRate(net, sites, optimizer, bits, FACTOR, MOMENTUM)
+    rate = TransitionRate(net, sites, optimizer, bits, FACTOR, MOMENTUM, GAIN)
     weight, other = net[2].weight, twin[2].weight
     running, expected, last, seen = 0.0, LR, codes_of(other.detach().numpy(), bits), []
     generator = torch.Generator().manual_seed(1)
@@ -72,7 +73,7 @@ def test_it_is_equations_5_and_10_to_12(factory, options):
         codes = codes_of(other.detach().numpy(), bits)
         k = (codes != last).mean()
         running = MOMENTUM * running + (1 - MOMENTUM) * k
-        expected = max(0.0, expected + LR * (FACTOR * math.sqrt(bits) * factor - running))
+        expected = max(0.0, expected + GAIN * LR * (FACTOR * math.sqrt(bits) * factor - running))
         last = codes
         seen.append(k)
         set_lr(optimizer, factor)
@@ -97,11 +98,11 @@ def test_it_is_equations_5_and_10_to_12(factory, options):
 def test_the_optimizer_still_holds_each_parameter_once(ends, names):
     net, sites = network(ends=ends)
     optimizer = optimizer_of(net)
-    TransitionRate(net, sites, optimizer, 3, FACTOR, MOMENTUM)
+    TransitionRate(net, sites, optimizer, 3, FACTOR, MOMENTUM, GAIN)
     check_partition(optimizer, net)
     assert [group["name"] for group in optimizer.param_groups] == names
     again = optimizer_of(net)
-    TransitionRate(net, sites, again, 3, FACTOR, MOMENTUM)
+    TransitionRate(net, sites, again, 3, FACTOR, MOMENTUM, GAIN)
     again.load_state_dict(optimizer.state_dict())
     latent = [group["params"] for group in again.param_groups if group["name"] == LATENT]
     assert [p is net[2].weight for p in latent[0]].count(True) == 1
@@ -166,6 +167,20 @@ def test_a_run_says_its_rates_and_carries_them_from_stage_to_stage(tmp_path):
     steps, lr = small_runs.STEPS, result["config"]["qat_optimizer"]["lr"]
     assert stages["br"][0]["transition_lr"] > lr + steps * lr * 0.7 * math.sqrt(2), "more than one epoch can climb"
     assert all(0 < record["transition_rate"] < 1 for name in ("warmup", "br") for record in stages[name])
+
+
+def test_a_run_whose_codes_do_not_settle_says_so(tmp_path, capsys):
+    """At its end the target is nearly 0, and in 28 steps the rate hardly moves, so codes go on changing."""
+    small_runs.train("transition_rate.factor=0.001", "regularizer=none", tmp_path=tmp_path)
+    out = capsys.readouterr().out
+    assert out.count("raise transition_rate.gain (it is 1)") == 1 and "of the codes where 0.00% is the target" in out
+
+
+def test_settled_is_a_tenth_of_the_first_target():
+    options = {"gain": 5.0}
+    assert unsettled_line({"transition_rate": 0.0019, "transition_target": 0.001}, options, 0.01) is None
+    line = unsettled_line({"transition_rate": 0.0021, "transition_target": 0.001}, options, 0.01)
+    assert "0.21% of the codes where 0.10% is the target" in line and "(it is 5)" in line
 
 
 def test_in_a_run_the_step_sizes_of_its_weights_stand_still(tmp_path):

@@ -124,6 +124,7 @@ class FreezeWeights:
 class TransitionRate:
     factor: Any = by(number(0, below=1))
     momentum: Any = by(number(0, below=1))
+    gain: Any = by(number(0, above=True))
 
 
 @dataclass

@@ -1,5 +1,5 @@
 """What a quantized stage says where it matters: the penalty's strength, a collapse under it, step sizes that have
-fallen to their floor."""
+fallen to their floor, codes that still change where they were to stand still."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from brsweep.kernels import ALPHA_FLOOR
 COLLAPSED_BELOW = 0.5
 """Of the accuracy at the last stage's beginning. Healthy runs dip by a few points when BR sets in; measured collapses
 end near chance."""
-
-
+UNSETTLED = 0.1
+"""Of the first target of the transition rate: how far it may be above the last one."""
 REMEDIES = {"ramp": "cosine", "unit": "step", "reduction": "mean"}
 """Options of BR that tame it. `saturated=ignore` is none: networks escape from such a penalty beyond the range."""
 
@@ -25,6 +25,18 @@ def strength_line(record: Mapping[str, Any], strength: Mapping[str, float]) -> s
     return (
         f"{record['stage']}: lambda x penalty of its first epoch, at full lambda: {parts}, "
         f"{share:.1%} of the task loss {record['task_loss']:.3g}"
+    )
+
+
+def unsettled_line(record: Mapping[str, Any], options: Mapping[str, float], first_target: float) -> str | None:
+    """One line where a run's last record has a transition rate far above its target; else None. options: those of
+    `transition_rate`; first_target: the target that the run began with."""
+    rate, target = record["transition_rate"], record["transition_target"]
+    if rate - target <= UNSETTLED * first_target:
+        return None
+    return (
+        f"a step still changes {rate:.2%} of the codes where {target:.2%} is the target: the weights' rate follows too "
+        f"slowly for so few steps; raise transition_rate.gain (it is {options['gain']:g})"
     )
 
 

@@ -47,7 +47,7 @@ WARMUP_BLIND = (*QAT_BLIND, "reg", "schedule.freeze_alpha", "freeze_weights")
 RUNG_BLIND = (*WARMUP_BLIND, "schedule.warmup_epochs", "schedule.qat_epochs")
 
 
-LATER = {"transition_rate": {"factor": 0.0, "momentum": 0.99}}
+LATER = {"transition_rate": {"factor": 0.0, "momentum": 0.99, "gain": 1.0}}
 """What configurations of earlier versions lack, as it would stand in them: off. It leaves no trace in a name."""
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from brsweep.errors import BrsweepError
-from brsweep.stages.collapse import CollapseWatch, floor_line, strength_line
+from brsweep.stages.collapse import CollapseWatch, floor_line, strength_line, unsettled_line
 from brsweep.stages.plan import Stage
 from brsweep.stages.setup import Setup
 from brsweep.stages.store import STATE, Store
@@ -194,6 +194,10 @@ def _train(
             if learner.regularizer is not None and record["epoch"] == stage.first + 1:
                 reporter.say(strength_line(record, learner.regularizer.strength))
             watch.look(record)
+            if learner.transitions is not None and record["epoch"] == stage.last:
+                line = unsettled_line(record, config["transition_rate"], learner.transitions.first_target)
+                if line is not None:
+                    reporter.warn(f"{stage.name}: {line}")
         _snapshot(training, progress)
         save(training.folder / CHECKPOINT, state)
         reporter.epoch(record, progress.layers[-1] if training.probe else None)

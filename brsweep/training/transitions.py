@@ -10,7 +10,9 @@ in a step, and the rate follows. Before each update, with k the share of codes t
     w <- w - U g                           g: what the optimizer would subtract at a rate of 1      eq. 12
 
 R starts at factor * sqrt(bits of the weights) and falls to 0 with the learning rate's schedule. U starts at the
-optimizer's learning rate, and eta is that rate (both from the paper's supplement, as others tell it).
+optimizer's learning rate, and eta is `gain` times that rate; 1 in the paper (both from its supplement, as others tell
+it), which trains for some 80,000 steps. In a hundredth of them U goes a hundredth of that way, and K no longer follows
+R: a short training wants a gain that much larger.
 
 The paper trains step sizes of activations alone: with one of weights that moves, codes change though no weight does. It
 writes K and U for a single layer; here one of each serves all layers, as one learning rate does. The optimizer takes
@@ -39,7 +41,8 @@ LATENT = "latent"
 class TransitionRate:
     """Makes `optimizer` move the weights at the low bit-width among `sites` of `model` by U, from its next step on.
 
-    factor: R at the beginning, over the square root of `bits`, the weights' bit-width. momentum: m.
+    factor: R at the beginning, over the square root of `bits`, the weights' bit-width. momentum: m. gain: eta over the
+    learning rate.
     The weights get a group of their own in the optimizer, so make this before its state is loaded.
     """
 
@@ -51,18 +54,20 @@ class TransitionRate:
         bits: int,
         factor: float,
         momentum: float,
+        gain: float,
     ) -> None:
         found = low_weights(sites, "transition_rate.factor")
         self.layers = [(model.get_submodule(site.name), site.quantizer) for site in found]
         self.first_target, self.momentum = factor * math.sqrt(bits), momentum
         _split(optimizer, [layer.weight for layer, _ in self.layers])
         self.first_rate = _group(optimizer)["initial_lr"]
+        self.eta = gain * self.first_rate
         device = self.layers[0][0].weight.device
         self.running = torch.zeros((), dtype=torch.float64, device=device)
         self.rate = torch.full((), self.first_rate, dtype=torch.float64, device=device)
         self.codes = [quantizer.codes(layer.weight) for layer, quantizer in self.layers]
         self._before: list[Tensor] = []
-        self._scheduled = self.first_rate
+        self._scheduled, self.target = self.first_rate, self.first_target
         optimizer.register_step_pre_hook(self._before_step)
         optimizer.register_step_post_hook(self._after_step)
 
@@ -73,9 +78,9 @@ class TransitionRate:
         codes = [quantizer.codes(layer.weight) for layer, quantizer in self.layers]
         changed = sum((now != then).sum() for now, then in zip(codes, self.codes, strict=True))
         share = changed.double() / sum(then.numel() for then in codes)
-        target = self.first_target * self._scheduled / self.first_rate
+        self.target = self.first_target * self._scheduled / self.first_rate
         self.running.mul_(self.momentum).add_((1 - self.momentum) * share)
-        self.rate.add_(self.first_rate * (target - self.running)).clamp_(min=0)
+        self.rate.add_(self.eta * (self.target - self.running)).clamp_(min=0)
         self.codes, self._before = codes, [layer.weight.clone() for layer, _ in self.layers]
 
     @torch.no_grad()
@@ -87,8 +92,9 @@ class TransitionRate:
         _group(optimizer)["lr"] = self._scheduled
 
     def record(self) -> dict[str, float]:
-        """K and U for an epoch's record. Waits for the device."""
-        return {"transition_rate": float(self.running), "transition_lr": float(self.rate)}
+        """R, K and U of the last step, for an epoch's record. Waits for the device."""
+        names = ("transition_target", "transition_rate", "transition_lr")
+        return dict(zip(names, (self.target, float(self.running), float(self.rate)), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         return {"running": self.running.clone(), "rate": self.rate.clone(), "codes": list(self.codes)}
