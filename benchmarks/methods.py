@@ -69,8 +69,9 @@ def stepper(words: Sequence[str], images: torch.Tensor, labels: torch.Tensor) ->
     regularized = config["reg"]["lambda_weight"] or config["reg"]["lambda_act"]
     taught, freezes = config["distill"]["weight"] > 0, config["freeze_weights"]["threshold"] > 0
     freezing = WeightFreezing(model, conversion.sites, **config["freeze_weights"]) if freezes else None
-    bits, options = config["quant"]["weight_bits"], config["transition_rate"]
-    transitions = TransitionRate(model, conversion.sites, optimizer, bits, **options) if follows else None
+    transitions = (
+        TransitionRate(model, conversion.sites, optimizer, **config["transition_rate"]) if follows else None
+    )
     learner = Learner(
         model, optimizer, conversion.sites,
         regularizer=targets.build("reg", config["reg"]) if regularized else None,

@@ -635,3 +635,13 @@ def test_best_weights_that_are_gone_begin_the_stage_anew(tmp_path, monkeypatch):
     (folder / "checkpoints" / "best.pt").unlink()
     result = small_runs.train(tmp_path=tmp_path)
     assert small_runs.folder(result) == folder and "begins anew" in log(small_runs.folder(result))
+
+
+def test_a_run_that_an_earlier_version_called_by_other_words_is_found(tmp_path, monkeypatch):
+    options = ("regularizer=kure", "schedule.float_epochs=1", "schedule.warmup_epochs=1", "schedule.qat_epochs=2")
+    with monkeypatch.context() as earlier:
+        earlier.setattr("brsweep.runs.run.readable_name", lambda config: "words-of-then")
+        path = small_runs.folder(small_runs.train(*options, tmp_path=tmp_path))
+    assert path.name.startswith("words-of-then-")
+    assert small_runs.train(*options, tmp_path=tmp_path)["name"] == path.name
+    assert [run.name for run in path.parent.iterdir() if run.is_dir()] == [path.name]

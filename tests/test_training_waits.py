@@ -7,6 +7,7 @@ paths that it takes for a GPU. Moves show in the operators, by a dispatch mode.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -25,6 +26,7 @@ from brsweep.training.loop import Span
 from brsweep.training.measure import CodeChanges, Probe
 from brsweep.training.optim import build_optimizer, set_lr
 from brsweep.training.step import EpochTotals, Learner, Totals
+from brsweep.training.transitions import TransitionRate
 
 META = torch.device("meta")
 READS = {"_local_scalar_dense", "nonzero", "item", "equal", "is_nonzero", "masked_select", "unique", "_unique2"}
@@ -64,8 +66,10 @@ class OnMeta(NamedTuple):
     probe: Probe
 
 
-def on_meta(images: int, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD, bits: int = 2) -> OnMeta:
-    """A calibrated network in its last stage, data and probe."""
+def on_meta(
+    images: int, optimizer: type[torch.optim.Optimizer] = torch.optim.SGD, bits: int = 2, follows: bool = False
+) -> OnMeta:
+    """A calibrated network in its last stage, data and probe. follows: its weights move by their transition rate."""
     kernels.use("reference")
     parts = learner(bits=bits)
     model = parts.model.to(META)
@@ -73,7 +77,10 @@ def on_meta(images: int, optimizer: type[torch.optim.Optimizer] = torch.optim.SG
     source = Synthetic(classes=4, train_images=images, test_images=8, image_size=16, channels=3, noise=40.0, seed=0)
     places = {"device": META, "channels_last": True}
     tables = build_tables(source, val_fraction=0.0, split_seed=0, crop_padding=1, flip=True, **places)
-    trained = Learner(model, build_optimizer(optimizer, model, options), parts.sites, parts.regularizer, "float32", 1.0)
+    built = build_optimizer(optimizer, model, options)
+    trained = Learner(model, built, parts.sites, parts.regularizer, "float32", 1.0)
+    if follows:
+        trained = replace(trained, transitions=TransitionRate(model, parts.sites, built, 0.005, 0.99, 1.0))
     return OnMeta(trained, tables, Probe(model, parts.sites, next(iter(tables.train.plain(8)))[0]))
 
 
@@ -94,11 +101,11 @@ def epoch(made: OnMeta, monkeypatch) -> list[str]:
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
-@pytest.mark.parametrize("bits", [2, 8])
-def test_an_epoch_moves_its_order_once_and_never_waits(optimizer, bits, monkeypatch):
+@pytest.mark.parametrize(("bits", "follows"), [(2, False), (8, False), (2, True)])
+def test_an_epoch_moves_its_order_once_and_never_waits(optimizer, bits, follows, monkeypatch):
     """Order, crops and flips go to the device before the first step, whatever the number of steps."""
     steps = 5
-    seen = epoch(on_meta(steps * BATCH, optimizer, bits), monkeypatch)
+    seen = epoch(on_meta(steps * BATCH, optimizer, bits, follows), monkeypatch)
     first = seen.index("step")
     assert seen[first:] == ["step"] * steps
     assert set(seen[:first]) == {"_to_copy"} and first <= 4

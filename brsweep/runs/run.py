@@ -43,13 +43,22 @@ class Run:
             sources[options].prepare()
         source = sources[options]
         data_identity = source.identity()
-        name = f"{readable_name(config)}-{identity(config, data_identity)[:8]}"
-        folder = RunFolder(Path(config["output_dir"]) / config["sweep_name"] / name)
+        sweep = Path(config["output_dir"]) / config["sweep_name"]
+        name = _name(sweep, readable_name(config), identity(config, data_identity)[:8])
+        folder = RunFolder(sweep / name)
         return cls(config, source, plan(config, data_identity), name, folder, run_code(config))
 
     @property
     def full_name(self) -> str:
         return f"{self.config['sweep_name']}/{self.name}"
+
+
+def _name(sweep: Path, words: str, shortened: str) -> str:
+    """The words and the start of the run's identity; where an earlier version began it under other words, those."""
+    name = f"{words}-{shortened}"
+    if (sweep / name).is_dir():
+        return name
+    return next((path.name for path in sorted(sweep.glob(f"*-{shortened}")) if path.is_dir()), name)
 
 
 def _check_places(output: Path, sweep_name: str, store: Path) -> None:

@@ -110,6 +110,12 @@ def gap_to_float(test: float | None, floating: float | None) -> float | None:
 
 def alpha_control(config: Mapping[str, Any]) -> str:
     """What moves the step sizes in the last stage."""
+    if (config.get("transition_rate") or {}).get("factor") and not config["schedule"]["freeze_alpha"]:
+        return f"of weights held; of activations {_alpha_trained(config)}"
+    return _alpha_trained(config)
+
+
+def _alpha_trained(config: Mapping[str, Any]) -> str:
     reg, name = config["reg"], regularizer(config)
     if config["schedule"]["freeze_alpha"]:
         return "frozen when the warm-up ends"

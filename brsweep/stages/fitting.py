@@ -60,7 +60,8 @@ def check_together(
         if config["freeze_weights"]["threshold"]:
             low_weights(done.sites, "freeze_weights.threshold")
         if config["transition_rate"]["factor"]:
-            check_transitions(done.sites, config["qat_optimizer"]["lr"])
+            factor = config["transition_rate"]["factor"]
+            check_transitions(quantized, done.sites, config["qat_optimizer"]["lr"], factor)
         if strict:
             _check_determinism(f"model: {config['model'][targets.TARGET]}", model, shape)
             kernels.use("reference")  # on the CPU, where this is tried

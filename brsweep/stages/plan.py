@@ -109,7 +109,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         config.pop("transition_rate", None)
     if reg.get("_target_") != BIN_REGULARIZATION:
         return config
-    if schedule["freeze_alpha"] or not _is_regularized(config):
+    held = _follows_transitions(config) and not reg["lambda_act"] and not reg["first_last"]
+    if schedule["freeze_alpha"] or held or not _is_regularized(config):
         reg["backprop_to_alpha"] = False
     if not reg["backprop_to_alpha"]:
         reg["alpha_grad_scale"] = "raw"
@@ -123,7 +124,7 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a finished run of this version or an earlier one, with every field of this one's."""
+    """The configuration of a finished run of this version or an earlier one, with the groups that one lacked."""
     return {**copy.deepcopy(LATER), **config}
 
 

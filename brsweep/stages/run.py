@@ -28,7 +28,7 @@ from brsweep.training.loop import Progress, Span, fit
 from brsweep.training.measure import Probe
 from brsweep.training.optim import freeze_alphas
 from brsweep.training.step import Learner
-from brsweep.training.transitions import hold_step_sizes
+from brsweep.training.transitions import hold_step_sizes, other_optimizer_line
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
@@ -157,8 +157,10 @@ def _begin_qat(setup: Setup, stage: Stage, parent: dict[str, Any], reporter: Rep
         freezing=freezing,
     )
     if stage.follows_transitions:
-        transitions = setup.transitions(model, conversion.sites, learner.optimizer, stage.bits[0])
-        learner = replace(learner, transitions=transitions)
+        learner = replace(learner, transitions=setup.transitions(model, conversion.sites, learner.optimizer))
+        line = other_optimizer_line(learner.optimizer)
+        if line is not None:
+            reporter.warn(line)
     if goes_on:
         learner.optimizer.load_state_dict(parent["optimizer"])
         if learner.transitions is not None:

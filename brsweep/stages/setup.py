@@ -157,9 +157,9 @@ class Setup:
         return WeightFreezing(model, sites, **self.config["freeze_weights"])
 
     def transitions(
-        self, model: nn.Module, sites: Sequence[Site], optimizer: torch.optim.Optimizer, bits: int
+        self, model: nn.Module, sites: Sequence[Site], optimizer: torch.optim.Optimizer
     ) -> TransitionRate:
-        return TransitionRate(model, sites, optimizer, bits, **self.config["transition_rate"])
+        return TransitionRate(model, sites, optimizer, **self.config["transition_rate"])
 
     def regularizer(self) -> Any:
         return targets.build("reg", self.config["reg"])

@@ -1,8 +1,8 @@
 """Which run is compared with which: the one that differs from it in nothing but the regularizer, which it lacks.
 
 A frozen step size is compared with one that trains on; another quantizer, or another way to train (a ladder, a teacher,
-frozen weights), that nothing regularizes, with LSQ alone. What a launcher judges and what the report shows rest on this
-one rule.
+frozen weights, a transition rate), that nothing regularizes, with LSQ alone. What a launcher judges and what the report
+shows rest on this one rule.
 """
 
 from __future__ import annotations

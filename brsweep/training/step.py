@@ -23,8 +23,8 @@ class Learner:
 
     graphs: whether the passes are recorded as a CUDA graph (`brsweep.training.graphs`).
     teacher: the float network in evaluation mode, whose soft labels count with distill_weight at temperature.
-    freezing: what holds weights that oscillate, after each step; transitions: what makes the optimizer move weights by
-    how many codes change. None where nothing does.
+    freezing: what holds weights that oscillate, after each step; transitions: what takes the optimizer's step and moves
+    weights by how many codes change. None where nothing does.
     """
 
     model: nn.Module
@@ -73,7 +73,7 @@ def train_step(
     made = (passes or gradients)(learner, images, labels, lambdas)
     if learner.gradient_clip is not None:
         nn.utils.clip_grad_norm_(learner.model.parameters(), learner.gradient_clip)
-    learner.optimizer.step()
+    (learner.transitions or learner.optimizer).step()
     totals.add(made, labels, step)
 
 
