@@ -49,7 +49,7 @@ class TransitionRate:
     optimizer's, and everything else as the optimizer does.
 
     factor, gain: as above. momentum: m. The weights get a group of their own in the optimizer, so make this before the
-    optimizer's state is loaded. Raises `BrsweepError` as `check_transitions` does.
+    optimizer's state is loaded. Raises `BrsweepError` as `moved` does.
     """
 
     def __init__(
