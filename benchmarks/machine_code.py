@@ -25,10 +25,12 @@ from brsweep.quant.grid import Grid
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TYPES = {"float32": "fp32", "bfloat16": "bf16"}
-WHOLE, NUMBERS = ("length", "programs", "tiles", "columns"), ("floor", "ceiling", "high", "low")
+WHOLE, NUMBERS = ("length", "programs", "tiles", "columns", "blocks"), ("floor", "ceiling", "high", "low")
 INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*)")
 LABEL = re.compile(r"^\s*(\.L_x_\d+):")
 WARP = 32
+WARPS = {cuda.quantize_to_table: cuda.TABLE_WARPS, cuda.add_up: cuda.ADDED_WARPS}
+"""Of a program, where they are not Triton's choice."""
 HEAD = (
     "| kernel | registers | spilled | shared | barriers in loop | instructions per value |\n|---|---|---|---|---|---|"
 )
@@ -53,10 +55,9 @@ class Code(NamedTuple):
 
 
 def variants() -> Iterator[Variant]:
-    for columns in (1, 6, 12, 24, 48):  # of slopes; of the sums of 1 to 4 bits
-        width = triton.next_power_of_2(columns)
-        fixed = {"HEIGHT": cuda.ADDED_TILE // width, "WIDTH": width}
-        yield Variant(f"add up, {columns} columns", cuda.add_up, fixed, cuda.ADDED_TILE, "float32")
+    for what, width in (("slopes", 1), ("sums", cuda.ADDED_COLUMNS)):
+        fixed = {"HEIGHT": min(cuda.MOST_PROGRAMS, cuda.ADDED_TILE // width), "WIDTH": width}
+        yield Variant(f"add up, {what}", cuda.add_up, fixed, fixed["HEIGHT"] * width, "float32")
     for dtype in TYPES:
         for bits in (1, 2, 3, 4, 5, 8):
             grid = Grid(bits, signed=bits > 1)
@@ -84,8 +85,7 @@ def compiled(variant: Variant, capability: int) -> Code:
     attributes = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if "*" in signature[n] or n == "length"}
     constants = {(names.index(name),): value for name, value in variant.constants.items()}
     source = ASTSource(fn=variant.kernel, signature=signature, constexprs=constants, attrs=attributes)
-    by_table = variant.kernel is cuda.quantize_to_table
-    warps = {"num_warps": cuda.TABLE_WARPS} if by_table else {}
+    warps = {"num_warps": WARPS[variant.kernel]} if variant.kernel in WARPS else {}
     made = compile_ahead(source, target=GPUTarget("cuda", capability, WARP), options=warps)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])

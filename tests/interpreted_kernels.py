@@ -54,6 +54,14 @@ def test_several_programs_and_several_tiles(sums, monkeypatch):
     assert sums == NO_SUMS or one.sums.tobytes() == other.sums.tobytes()
 
 
+@pytest.mark.parametrize("columns", [1, 6, 12, 48])
+@pytest.mark.parametrize("programs", [1, 3, 2500])
+def test_partial_sums_are_added_up_in_blocks_of_columns(programs, columns):
+    parts = torch.randn(2, programs, columns, generator=torch.Generator().manual_seed(columns), dtype=torch.float64)
+    added = cuda._added_up(parts, 1 / 3, torch.float64)
+    np.testing.assert_allclose(added, parts.sum(1) / 3, rtol=1e-12, atol=1e-12)  # float64, 2,500 terms near 1
+
+
 LARGEST_GRID = 2**31 - 1, 65_535, 65_535
 """What CUDA allows. The interpreter would take any grid, and a minute for this one."""
 

@@ -59,8 +59,10 @@ MOST_TILES = 128
 """Of a program: what bounds the rounding of float32 sums. A tensor for which MOST_PROGRAMS are too few gets more."""
 TABLE_PROGRAMS = 4 * MOST_PROGRAMS
 """Of one warp each; they add up in float64, whatever the number of tiles."""
-ADDED_TILE = 2048
-"""Partial sums that a program adds up at a time."""
+ADDED_COLUMNS, ADDED_TILE, ADDED_WARPS = 4, 4096, 8
+"""What the programs of a kernel wrote is added up by a program for each four columns, in float64 the 32 bytes that a
+card reads at least, so many sums at a time: mostly all of them at once. One program for all columns would wait for
+memory again and again, with the rest of the card idle: 4 bits have 48 columns."""
 
 
 def fault() -> str | None:
@@ -104,7 +106,7 @@ def forward(values: Tensor, alpha: Tensor, options: OpOptions) -> tuple[Tensor, 
             quantize[(rows * programs,)](*given, **fixed, SUMS=with_sums, BINS=width, LANES=LANES, PER=per)
         if not with_sums:
             return quantized, torch.empty(0, dtype=torch.float64, device=values.device)
-        sums = by_program.sum(1) if by_table else _added_up(by_program, 1.0, torch.float64)
+        sums = _added_up(by_program, 1.0, torch.float64)
     sums = sums[..., : options.bins]
     return quantized, (sums if alpha.dim() else sums[0]).contiguous()
 
@@ -140,9 +142,13 @@ def _added_up(by_program: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     columns = math.prod(rest)
     out = by_program.new_empty((rows, *rest), dtype=dtype)
     high = float(np.float32(scale))  # a number goes to a kernel in float32: two of them are a float64 to 48 bits
-    width = triton.next_power_of_2(columns)
-    height = min(triton.next_power_of_2(programs), max(1, ADDED_TILE // width))
-    add_up[(rows,)](by_program, out, programs, columns, high, scale - high, HEIGHT=height, WIDTH=width)
+    width = min(triton.next_power_of_2(columns), ADDED_COLUMNS)
+    height = min(triton.next_power_of_2(programs), ADDED_TILE // width)
+    blocks = triton.cdiv(columns, width)
+    add_up[(rows * blocks,)](
+        by_program, out, programs, columns, blocks, high, scale - high,
+        HEIGHT=height, WIDTH=width, num_warps=ADDED_WARPS,
+    )  # fmt: skip
     return out
 
 
@@ -347,10 +353,11 @@ def gradients(
 
 
 @triton.jit
-def add_up(by_program, out, programs, columns, high, low, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
-    """out[row] = (high + low) times the sum of by_program [rows, programs, columns] over the programs, in float64."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, WIDTH)
+def add_up(by_program, out, programs, columns, blocks, high, low, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
+    """out[row] = (high + low) times the sum of by_program [rows, programs, columns] over the programs, in float64; each
+    program of this kernel adds up a block of WIDTH columns of a row."""
+    block, row = _place(blocks)
+    column = block * WIDTH + tl.arange(0, WIDTH)
     sums = tl.zeros([HEIGHT, WIDTH], tl.float64)
     for first in range(0, programs, HEIGHT):
         place = (first + tl.arange(0, HEIGHT))[:, None]
