@@ -22,6 +22,7 @@ from brsweep.report.runs import ReportedRun
 from brsweep.report.spread import Paired, Spread, corrected, correlation, paired, spread
 from brsweep.runs import words
 from brsweep.runs.words import printable
+from brsweep.stages.plan import WAYS_TO_TRAIN
 from brsweep.sweep.compared import OTHER_THAN_LSQ, is_below, partners
 
 
@@ -100,7 +101,7 @@ def settings_in_words(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{short(key)} {plain(value)}" for key, value in shown.items())
 
 
-WHOLE = ("float_optimizer", "qat_optimizer", "freeze_weights", "transition_rate", "distill")
+WHOLE = ("float_optimizer", "qat_optimizer", *WAYS_TO_TRAIN)
 """Groups whose fields say too little by themselves."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from brsweep.quant.grid import FLOAT_BITS
-from brsweep.stages.plan import BIN_REGULARIZATION, Stage, rungs
+from brsweep.stages.plan import BIN_REGULARIZATION, WAYS_TO_TRAIN, Stage, rungs, ways_to_train
 
 if TYPE_CHECKING:
     from brsweep.runs.status import RunStatus
@@ -65,10 +65,7 @@ def schedule(config: Mapping[str, Any]) -> str:
     schedule = config["schedule"]
     words = ["joint" if not schedule["warmup_epochs"] else "s1" if schedule["freeze_alpha"] else "s2"]
     words += ["ladder"] if rungs(config) else []
-    words += ["distill"] if config.get("distill", {}).get("weight") else []
-    words += ["freezing"] if config.get("freeze_weights", {}).get("threshold") else []
-    words += ["transitions"] if config.get("transition_rate", {}).get("factor") else []
-    return "-".join(words)
+    return "-".join([*words, *(WAYS_TO_TRAIN[group][1] for group in ways_to_train(config))])
 
 
 def regularizer(config: Mapping[str, Any]) -> str | None:
@@ -110,7 +107,7 @@ def gap_to_float(test: float | None, floating: float | None) -> float | None:
 
 def alpha_control(config: Mapping[str, Any]) -> str:
     """What moves the step sizes in the last stage."""
-    if (config.get("transition_rate") or {}).get("factor") and not config["schedule"]["freeze_alpha"]:
+    if "transition_rate" in ways_to_train(config) and not config["schedule"]["freeze_alpha"]:
         return f"of weights held; of activations {_alpha_trained(config)}"
     return _alpha_trained(config)
 

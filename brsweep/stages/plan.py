@@ -24,6 +24,13 @@ from brsweep.targets import TARGET
 FLOAT, WARMUP, REGULARIZED = "float", "warmup", "br"
 BIN_REGULARIZATION = "brsweep.regularizers.br.BinRegularization"
 
+WAYS_TO_TRAIN = {
+    "distill": ("weight", "distill"),
+    "freeze_weights": ("threshold", "freezing"),
+    "transition_rate": ("factor", "transitions"),
+}
+"""Groups of the configuration that change how quantized stages train: the field that is 0 where one is off, and its
+word in the names of runs."""
 NOT_RESULTS = (
     "force", "stale", "sweep_name", "output_dir", "store_dir", "logger", "threads", "allow_targets", "cuda_graphs",
     "data.root", "data.cache_dir", "data.name", "pretrained",
@@ -36,8 +43,7 @@ ELSEWHERE = ("device",)
 FLOAT_BLIND = (
     "quant", "reg", "qat_optimizer", "kernels", "calibration_batches",
     "schedule.warmup_epochs", "schedule.qat_epochs", "schedule.qat_lr_warmup_epochs", "schedule.freeze_alpha",
-    "schedule.ladder", "schedule.rung_epochs", "distill", "freeze_weights", "transition_rate",
-    *REPORTING, *ELSEWHERE,
+    "schedule.ladder", "schedule.rung_epochs", *WAYS_TO_TRAIN, *REPORTING, *ELSEWHERE,
 )  # fmt: skip
 QAT_BLIND = (
     "float_optimizer", "schedule.float_epochs", "schedule.float_lr_warmup_epochs", "schedule.ladder",
@@ -105,11 +111,12 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         distill["temperature"] = 1.0
     if not freezing["threshold"]:
         freezing["threshold_end"] = freezing["momentum"] = 0.0
-    if not _follows_transitions(config):
+    follows = "transition_rate" in ways_to_train(config)
+    if not follows:
         config.pop("transition_rate", None)
     if reg.get("_target_") != BIN_REGULARIZATION:
         return config
-    held = _follows_transitions(config) and not reg["lambda_act"] and not reg["first_last"]
+    held = follows and not reg["lambda_act"] and not reg["first_last"]
     if schedule["freeze_alpha"] or held or not _is_regularized(config):
         reg["backprop_to_alpha"] = False
     if not reg["backprop_to_alpha"]:
@@ -158,6 +165,11 @@ def outline(config: Mapping[str, Any]) -> list[Stage]:
     return [stage for stage, _ in _outline(config)]
 
 
+def ways_to_train(config: Mapping[str, Any]) -> list[str]:
+    """The groups of WAYS_TO_TRAIN that are on."""
+    return [group for group, (switch, _) in WAYS_TO_TRAIN.items() if (config.get(group) or {}).get(switch)]
+
+
 def rungs(config: Mapping[str, Any]) -> list[int]:
     """The bits of the ladder's rungs that lie above the run's own, the highest first."""
     lowest = min(config["quant"]["weight_bits"], config["quant"]["act_bits"])
@@ -178,8 +190,9 @@ def _outline(config: Mapping[str, Any]) -> list[tuple[Stage, tuple[str, ...]]]:
     found = [(first, (*FLOAT_BLIND, *unused))]
 
     rising, rung_epochs = schedule["qat_lr_warmup_epochs"], schedule["rung_epochs"]
-    quantized = {"optimizer": "qat_optimizer", "distilled": config["distill"]["weight"] > 0}
-    quantized["follows_transitions"] = _follows_transitions(config)
+    ways = ways_to_train(config)
+    quantized = {"optimizer": "qat_optimizer", "distilled": "distill" in ways}
+    quantized["follows_transitions"] = "transition_rate" in ways
     for rung in rungs(config):
         bits = max(quant["weight_bits"], rung), max(quant["act_bits"], rung)
         stage = Stage(f"rung{rung}", 0, rung_epochs, rung_epochs, min(rising, rung_epochs), bits=bits, **quantized)
@@ -190,7 +203,7 @@ def _outline(config: Mapping[str, Any]) -> list[tuple[Stage, tuple[str, ...]]]:
     if warmup:
         found.append((Stage(WARMUP, 0, warmup, epochs, rising, **quantized), WARMUP_BLIND))
     last = {"regularized": _is_regularized(config), "freezes_alphas": schedule["freeze_alpha"]}
-    last["freezes_weights"] = config["freeze_weights"]["threshold"] > 0
+    last["freezes_weights"] = "freeze_weights" in ways
     found.append((Stage(REGULARIZED, warmup, epochs, epochs, rising, **quantized, **last), QAT_BLIND))
     return found
 
@@ -206,10 +219,6 @@ def _code(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
         nodes["regularizer"] = config["reg"]
     parts = {role: node[TARGET] for role, node in nodes.items()}
     return stage_code("quantized" if stage.quantized else "float", parts, config["allow_targets"])
-
-
-def _follows_transitions(config: Mapping[str, Any]) -> bool:
-    return bool((config.get("transition_rate") or LATER["transition_rate"])["factor"])
 
 
 def _is_regularized(config: Mapping[str, Any]) -> bool:

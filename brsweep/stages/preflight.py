@@ -23,6 +23,7 @@ from brsweep.arguments import check_arguments
 from brsweep.errors import BrsweepError
 from brsweep.stages.device import check_device, set_workspace
 from brsweep.stages.fitting import check_together
+from brsweep.stages.plan import WAYS_TO_TRAIN
 from brsweep.stages.signature import digest
 from brsweep.stages.source import source_node
 from brsweep.training.optim import GROUP_OPTIONS
@@ -45,7 +46,7 @@ def check_parts(
         _check_writable(key, Path(config[key]))
     check_signatures(config)
     parts = (
-        "data", "model", "float_optimizer", "qat_optimizer", "quant", "reg", "freeze_weights", "transition_rate",
+        "data", "model", "float_optimizer", "qat_optimizer", "quant", "reg", *WAYS_TO_TRAIN,
         "pretrained", "pretrained_replace_head", "output_dir",
     )  # fmt: skip
     strict = found is not None and found.type == "cuda" and config["deterministic"]

@@ -12,11 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from brsweep.runs import words
-from brsweep.stages.plan import NOT_RESULTS, canonical, rungs
+from brsweep.stages.plan import NOT_RESULTS, WAYS_TO_TRAIN, canonical, rungs, ways_to_train
 
-OTHER_THAN_LSQ = (
-    "quant.quantizer", "freeze_weights", "transition_rate", "distill", "schedule.ladder", "schedule.rung_epochs",
-)  # fmt: skip
+OTHER_THAN_LSQ = ("quant.quantizer", "schedule.ladder", "schedule.rung_epochs", *WAYS_TO_TRAIN)
 """What makes a run another method than LSQ alone, beside the regularizer."""
 
 
@@ -47,9 +45,7 @@ def _key(config: Mapping[str, Any], *left_out: str) -> str:
 
 def is_lsq(config: Mapping[str, Any]) -> bool:
     """Whether it is LSQ alone: our quantizer, no regularizer in force, and no other way to train."""
-    switches = (("freeze_weights", "threshold"), ("transition_rate", "factor"), ("distill", "weight"))
-    otherwise = any((config.get(group) or {}).get(key) for group, key in switches)
-    if words.is_regularized(config) or otherwise or rungs(config):
+    if words.is_regularized(config) or ways_to_train(config) or rungs(config):
         return False
     return config["quant"]["quantizer"]["_target_"] == words.LSQ_QUANTIZER
 

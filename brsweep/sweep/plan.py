@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from brsweep.errors import BrsweepError
 from brsweep.runs.folder import RunFolder
 from brsweep.runs.run import Run, finished_elsewhere, finished_result, sweeps_in
+from brsweep.stages.plan import WAYS_TO_TRAIN
 from brsweep.stages.signature import digest
 from brsweep.stages.store import stores
 from brsweep.sweep.manifest import add_to_manifest, stages_of
@@ -24,7 +25,7 @@ from brsweep.sweep.tree import Task, epochs_apart, grow
 ONE_PER_SWEEP = ("sweep_name", "output_dir", "store_dir", "force", "stale")
 NETWORK = ("model", "data", "pretrained", "pretrained_replace_head")
 PARTS = (
-    *NETWORK, "quant", "reg", "freeze_weights", "transition_rate", "float_optimizer", "qat_optimizer", "logger",
+    *NETWORK, *WAYS_TO_TRAIN, "quant", "reg", "float_optimizer", "qat_optimizer", "logger",
     "device", "kernels", "deterministic", "precision", "compile",
 )  # fmt: skip
 """What of a configuration is checked before anything starts; the seed is none of it."""
