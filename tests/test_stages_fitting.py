@@ -153,6 +153,19 @@ def test_a_grid_is_checked_on_each_of_its_data_sets(tmp_path):
         check_grid(plan)
 
 
+@pytest.mark.parametrize("switch", ["freeze_weights.threshold=0.1", "transition_rate.factor=0.005"])
+def test_a_way_to_train_with_nothing_to_do_is_found_beside_the_same_run_without_it(switch, tmp_path):
+    base = ("quant.weight_bits=32", "reg.lambda_weight=0")
+    sound = config(*base, tmp_path=tmp_path)
+    preflight.check_parts(sound)
+    idle = config(*base, switch, tmp_path=tmp_path)
+    says = f"{switch.partition('=')[0]}: no weight is at the low bit-width"
+    with pytest.raises(BrsweepError, match=says):
+        preflight.check_parts(idle)
+    with pytest.raises(BrsweepError, match=rf"{says}.* \(at {switch}; nothing was started\)"):
+        check_grid(plan_sweep([Point(("seed=42",), sound), Point((switch,), idle)]))
+
+
 @pytest.mark.parametrize(("module", "name"), [(lsq, "LSQQuantizer"), (br, "BinRegularization")])
 def test_a_quantizer_or_regularizer_that_cannot_be_made_is_named(module, name, tmp_path, monkeypatch):
     def begin(self, *_, **__):

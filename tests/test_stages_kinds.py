@@ -12,7 +12,7 @@ from stage_configs import CONFIG, changed
 from torch import nn
 
 from brsweep.runs.words import readable_name, schedule
-from brsweep.stages.plan import canonical, identity, outline, plan
+from brsweep.stages.plan import WAYS_TO_TRAIN, canonical, identity, outline, plan
 from brsweep.training.checkpoint import load
 from brsweep.training.step import Learner, Totals, distilled_loss, soft_labels, train_step
 
@@ -77,6 +77,8 @@ def test_names_say_what_comes_to_the_schedule():
     both = changed(**LADDER, distill__weight=0.5)
     assert schedule(both) == "s2-ladder-distill"
     assert "-s2-ladder-distill-" in readable_name(both)
+    every = changed(**{f"{group}__{switch}": 0.1 for group, (switch, _) in WAYS_TO_TRAIN.items()})
+    assert schedule(every) == "s2-distill-freezing-transitions"
 
 
 def of_command(*overrides: str) -> dict[str, str]:
