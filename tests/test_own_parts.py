@@ -168,6 +168,20 @@ def test_what_is_no_quantizer_is_refused_in_one_line(mine, source, word):
     assert not (mine.folder / "runs/default").exists()
 
 
+@pytest.mark.parametrize("part", ["quantizer", "regularizer"])
+def test_a_part_that_cannot_train_is_refused_in_one_line(mine, part):
+    own_quantizer(mine, LSQ + "class Mine(LSQQuantizer):\n    def forward(self, values): return values.round()\n")
+    mine.write("regularizer", REGULARIZER.replace(".mean()", ""))
+    mine.option("regularizer", "# @package reg\n_target_: mine.regularizer.Flat\nlambda_weight: 0.1\nlambda_act: 0.1\n")
+    asked, word = {
+        "quantizer": ("quant=mine", "Mine.forward: no gradient reaches its values"),
+        "regularizer": ("regularizer=mine", "Flat.penalty of "),
+    }[part]
+    answer = mine.train(asked)
+    assert answer.code == 1 and answer.err.count("\n") == 1 and word in answer.err, answer.err
+    assert not (mine.folder / "runs/default").exists()
+
+
 @pytest.mark.slow
 def test_a_regularizer_of_ones_own_shares_stages_and_the_table(mine):
     mine.write("regularizer", REGULARIZER)

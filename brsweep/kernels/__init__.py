@@ -35,6 +35,9 @@ Written out in operators that it can fuse, the op was slower on a CPU and took m
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -79,6 +82,18 @@ def use(name: str, device_type: str | None = None) -> None:
     global _choice
     implementations.check(name, device_type)
     _choice = name
+
+
+@contextmanager
+def using(name: str) -> Iterator[None]:
+    """`use` inside the `with`, and the choice before it again behind it."""
+    global _choice
+    before = _choice
+    use(name)
+    try:
+        yield
+    finally:
+        _choice = before
 
 
 def chosen(device_type: str) -> str:

@@ -125,7 +125,9 @@ class Quantizer(nn.Module, ABC):
 
     @property
     def step_size(self) -> Tensor:
-        """max(alpha, ALPHA_FLOOR), with the gradient passed through to alpha wherever the floor is in force."""
+        """max(alpha, ALPHA_FLOOR), with the gradient passed through to alpha wherever the floor is in force. Raises
+        `BrsweepError` where there is no step size, as all do that asks for levels."""
+        self.check_levels()
         return self.alpha + (self.alpha.clamp(min=ALPHA_FLOOR) - self.alpha).detach()
 
     @final
@@ -174,6 +176,7 @@ class Quantizer(nn.Module, ABC):
     @final
     def scaled(self, values: Tensor) -> Tensor:
         """(v - offset) / max(alpha, floor), without a gradient: integers are levels."""
+        self.check_levels()
         values = values.detach()
         if self.offset is not None:
             values = values - self.along_axis(self.offset.detach().to(values.dtype), values)
@@ -208,6 +211,15 @@ class Quantizer(nn.Module, ABC):
         shape[self.axis] = -1
         return per_channel.view(shape)
 
+    @final
+    def check_levels(self) -> None:
+        """Raise `BrsweepError` where there is no step size."""
+        if self.alpha is None:
+            raise BrsweepError(
+                f"{type(self).__name__} has no step size, so its values have no bins and no levels; take another "
+                f"quantizer, or a regularizer that asks for none"
+            )
+
     def _is_watched(self) -> bool:
         collector = self.collector
         hooks = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
@@ -227,4 +239,4 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-FINAL = ("__call__", "bin_sums", "scaled", "codes", "grad_scale", "along_axis")
+FINAL = ("__call__", "bin_sums", "scaled", "codes", "grad_scale", "along_axis", "check_levels")

@@ -77,7 +77,8 @@ class Collected(NamedTuple):
 
     @property
     def alpha(self) -> Tensor:
-        """The step size, a parameter."""
+        """The step size, a parameter. Raises `BrsweepError` where the quantizer has none."""
+        self.site.quantizer.check_levels()
         return self.site.quantizer.alpha
 
 

@@ -28,6 +28,7 @@ from brsweep.quant.sites import Site
 from brsweep.stages.determinism import Watch
 from brsweep.stages.signature import digest
 from brsweep.stages.source import data_source, source_node
+from brsweep.stages.trial import is_own, try_quantizers, try_regularizer
 from brsweep.training.checkpoint import load_pretrained
 from brsweep.training.freezing import low_weights
 from brsweep.training.optim import build_optimizer
@@ -57,6 +58,12 @@ def check_together(
         quantized, done = _once(made, "quantized", key, lambda: _quantized(config, model))
         regularizer = targets.build("reg", config["reg"])
         regularizer.check(done.sites)
+        if is_own(config["quant"]["quantizer"]):
+            _made("quant.quantizer", config["quant"]["quantizer"], lambda: try_quantizers(done.sites))
+        unlevelled = any(site.quantizer.alpha is None for site in done.sites)
+        if any(regularizer.strength.values()) and (unlevelled or is_own(config["reg"])):
+            images = torch.rand(batch, *shape)
+            _made("reg", config["reg"], lambda: try_regularizer(regularizer, quantized, done.sites, images))
         if config["freeze_weights"]["threshold"]:
             low_weights(done.sites, "freeze_weights.threshold")
         if config["transition_rate"]["factor"]:
@@ -64,11 +71,8 @@ def check_together(
             check_transitions(quantized, done.sites, config["qat_optimizer"]["lr"], factor)
         if strict:
             _check_determinism(f"model: {config['model'][targets.TARGET]}", model, shape)
-            kernels.use("reference")  # on the CPU, where this is tried
-            try:
+            with kernels.using("reference"):  # on the CPU, where this is tried
                 _check_determinism("quant, reg", quantized, shape, regularizer, done.sites)
-            finally:
-                kernels.use(config["kernels"])
 
 
 def _once(made: dict[str, tuple[str, Any]], kind: str, key: str, make: Callable[[], Any]) -> Any:
