@@ -164,7 +164,7 @@ def test_levels_of_a_quantizer_without_a_step_size_are_refused_before_anything_t
     with pytest.raises(BrsweepError, match=r"^PACTQuantizer has no step size, so its values have no bins"):
         preflight.check_parts(config(pact, "regularizer=dampening", tmp_path=tmp_path))
     spread = penalty("Spread", lambda c: (c.values / c.alpha).square().mean())
-    with pytest.raises(BrsweepError, match="^PACTQuantizer has no step size"):
+    with pytest.raises(BrsweepError, match=r"^PACTQuantizer has no step size"):
         try_regularizer(spread(1.0, 0.0), *networks(PACTQuantizer), IMAGES)
     preflight.check_parts(config(pact, "regularizer=kure", tmp_path=tmp_path))
     preflight.check_parts(config(pact, "regularizer=br", "reg.lambda_weight=0", tmp_path=tmp_path))

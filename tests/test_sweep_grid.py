@@ -135,10 +135,16 @@ def test_one_bad_point_and_nothing_runs(typed, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bad_part_is_found_before_anything_starts(tmp_path, monkeypatch, capsys):
-    typed = ("qat_optimizer=sgd,adam", "+qat_optimizer.momentum_decay=1")
+ROUNDS = "seed=auto", "reg.lambda_act=0,1", "reg.lambda_weight=0"
+
+
+@pytest.mark.parametrize("how", [(), (DRY,), ROUNDS, (*ROUNDS, DRY)])
+def test_a_bad_part_is_found_before_anything_starts(how, tmp_path, monkeypatch, capsys):
+    """In a plan that is only shown as well."""
+    typed = ("qat_optimizer=sgd,adam", "+qat_optimizer.momentum_decay=1", *how)
     answer = call(monkeypatch, capsys, "--multirun", *TINY, f"output_dir={tmp_path}", *typed)
     assert answer.code == 1 and "momentum_decay" in answer.err and "nothing was started" in answer.err
+    assert DRY not in how or answer.out == ""
     assert not list(tmp_path.rglob("*.jsonl")) and not list(tmp_path.rglob("sweep.json"))
 
 

@@ -74,14 +74,19 @@ class Engine(ABC):
         Raises `BrsweepError` where a run is not finished in the end, and KeyboardInterrupt when asked to stop.
         """
         if dry_run:
-            lines = [*plan.lines(), *self.time_lines(plan), *plan.tree(), *self.dry_lines(plan)]
-            print("\n".join(lines))
+            print("\n".join(self.dry(plan)))
             return dict(plan.finished)
         outcomes = self.train(plan, command, plan.lines())
         if outcomes is None:
             return dict(plan.finished)
         close(plan, outcomes, self.screen)
         return {run.name: run.folder.result() for run in plan.runs}
+
+    def dry(self, plan: SweepPlan, ahead: Sequence[str] = ()) -> list[str]:
+        """Check the grid and say the plan, `ahead` between its size and its tree. Devices and kernels are left out:
+        the machine that plans is often not the one that trains."""
+        check_grid(plan, device=False)
+        return [*plan.lines(), *self.time_lines(plan), *ahead, *plan.tree(), *self.dry_lines(plan)]
 
     def train(self, plan: SweepPlan, command: str, lines: Sequence[str]) -> Sequence[Outcome] | None:
         """Check the grid, say `lines`, begin the sweep and do its tasks; what became of each, as of `do`.

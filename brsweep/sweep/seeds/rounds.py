@@ -100,10 +100,7 @@ class Rounds:
     def dry(self) -> list[tuple[Point, Mapping[str, Any] | None]]:
         """Say what the least number of seeds takes, and what the most takes."""
         least = self._plan(self.family, range(self.design.least))
-        engine = self.engine()
-        lines = [*least.lines(), *engine.time_lines(least), *self._ahead(least), *least.tree()]
-        lines += engine.dry_lines(least)
-        self.shown.say("\n".join(lines))
+        self.shown.say("\n".join(self.engine().dry(least, self._ahead(least))))
         return [(point, None) for point in least.points]
 
     def run(self) -> list[tuple[Point, Mapping[str, Any] | None]]:
