@@ -69,7 +69,8 @@ def check_allowed(where: str, node: Mapping[str, Any], allowed: Iterable[str] = 
         package = target.split(".")[0]
         raise BrsweepError(
             f"{where}.{TARGET}={target}: outside the allowed packages ({', '.join((*packages, *allowed))}); "
-            f"if you trust it, add allow_targets=[{package}] to the command line"
+            f"if you trust it, add allow_targets=[{package}] to the command line, or --allow {package} to that of "
+            f"brsweep.export, or allow_targets=['{package}'] to brsweep.load"
         )
     if target.startswith("timm.") and "timm" not in allowed:
         for key in FOREIGN_FILES:

@@ -182,6 +182,14 @@ def test_a_part_that_cannot_train_is_refused_in_one_line(mine, part):
     assert not (mine.folder / "runs/default").exists()
 
 
+def test_a_file_without_the_head_of_its_group_is_told_so(mine):
+    mine.write("regularizer", REGULARIZER)
+    mine.option("regularizer", "_target_: mine.regularizer.Flat\nlambda_weight: 0.1\n")
+    answer = mine.train("regularizer=mine")
+    assert answer.code == 1 and answer.err.count("\n") == 1
+    assert "regularizer: a file of this group begins with the line `# @package reg`" in answer.err
+
+
 @pytest.mark.slow
 def test_a_regularizer_of_ones_own_shares_stages_and_the_table(mine):
     mine.write("regularizer", REGULARIZER)

@@ -68,7 +68,8 @@ def one_line(error: BaseException, keys: Iterable[str] = ()) -> str | None:
         return f"{unfit.group(1).lstrip('+')}: {unfit.group(2)}"
     unknown = re.search(r"Key '([^']+)' (?:is )?not in", text)
     if unknown:
-        return _unknown(getattr(error, "full_key", None) or unknown.group(1), keys)
+        key = getattr(error, "full_key", None) or unknown.group(1)
+        return _without_package(key) or _unknown(key, keys)
     lines = [" ".join(line.split()).rstrip(":") for line in text.splitlines() if line.strip()]
     shown = dict.fromkeys(line for line in lines if not line.startswith(("full_key", "object_type", "reference_type")))
     return "; ".join(shown)
@@ -174,8 +175,19 @@ def _in_defaults_list(error: BaseException) -> bool:
     return unfit or (not isinstance(error, HydraException) and last == "hydra._internal.defaults_list")
 
 
+def _without_package(group: str) -> str | None:
+    """For a file whose content went under its group's name, where no field is: the head that it lacks."""
+    from brsweep.config.compose import CONF_DIR
+
+    heads = {path.read_text().partition("\n")[0] for path in (CONF_DIR / group).glob("*.yaml")}
+    head = next((head for head in heads if head.startswith("# @package")), None)
+    return head and f"{group}: a file of this group begins with the line `{head}`, and the one that was chosen lacks it"
+
+
 def _unknown(key: str, keys: Iterable[str]) -> str:
     keys = list(keys)
+    if key in keys and "." in key:
+        return f"{key}: not a field of the parts that were chosen; leave it out, or choose one that has it (--cfg job)"
     if key in keys:
         return f"{key}: a group is chosen by its option's name, {key}=option; its values are set one by one"
     close = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
