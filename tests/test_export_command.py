@@ -16,6 +16,8 @@ import small_runs
 import torch
 
 import brsweep
+from brsweep.errors import BrsweepError
+from brsweep.export import write
 from brsweep.export.__main__ import main
 from brsweep.stages.source import data_source
 
@@ -107,6 +109,19 @@ def test_the_run_s_own_folder_takes_it_and_nothing_is_replaced_unasked(run, caps
     assert codes.stat().st_mtime_ns > before and (run / "export" / "mine.txt").read_text() == "kept"
     record = json.loads((run / "export" / "codes.json").read_text())
     assert record["epoch"] == "last" and "network.onnx" in {path.name for path in (run / "export").iterdir()}
+
+
+def test_a_format_that_is_refused_takes_no_other_with_it(run, tmp_path, capsys, monkeypatch):
+    def beyond(*_):
+        raise BrsweepError("onnx: not the trained network")
+
+    monkeypatch.setitem(write.MAKERS, "onnx", beyond)
+    says = "onnx: not the trained network (written, as asked: codes, torch)"
+    refused(capsys, says, run, "--to", tmp_path / "out", *ALL, "--check", 0)
+    files = {"codes.safetensors", "codes.json", "network.pt2", "torch.json"}
+    assert {path.name for path in (tmp_path / "out" / run.name).iterdir()} == files
+    refused(capsys, "onnx: not the trained network", run, "--to", tmp_path / "none", "--check", 0)
+    assert not (tmp_path / "none").exists()
 
 
 def test_codes_are_read_as_the_docs_say(run, tmp_path, capsys):

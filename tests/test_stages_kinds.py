@@ -11,8 +11,10 @@ import torch
 from stage_configs import CONFIG, changed
 from torch import nn
 
-from brsweep.runs.words import readable_name, schedule
+from brsweep.runs.words import readable_name, schedule, settings_lines
 from brsweep.stages.plan import WAYS_TO_TRAIN, canonical, identity, outline, plan
+from brsweep.stages.setup import Setup
+from brsweep.stages.source import data_source
 from brsweep.training.checkpoint import load
 from brsweep.training.step import Learner, Totals, distilled_loss, soft_labels, train_step
 
@@ -77,8 +79,24 @@ def test_names_say_what_comes_to_the_schedule():
     both = changed(**LADDER, distill__weight=0.5)
     assert schedule(both) == "s2-ladder-distill"
     assert "-s2-ladder-distill-" in readable_name(both)
-    every = changed(**{f"{group}__{switch}": 0.1 for group, (switch, _) in WAYS_TO_TRAIN.items()})
+    every = changed(**{f"{group}__{way.switch}": 0.1 for group, way in WAYS_TO_TRAIN.items()})
     assert schedule(every) == "s2-distill-freezing-transitions"
+
+
+def test_options_of_a_way_to_train_that_is_off_are_told(tmp_path):
+    config = small_runs.config(tmp_path=tmp_path)
+    assert {group: {way.switch: 0.0, **way.options} for group, way in WAYS_TO_TRAIN.items()} == {
+        group: config[group] for group in WAYS_TO_TRAIN
+    }
+    setup = Setup.of(config, data_source(config))
+    assert not any("has no effect" in line for line in settings_lines(config, setup, outline(config)))
+    for group, way in WAYS_TO_TRAIN.items():
+        for key in way.options:
+            options = {**config[group], key: 0.5}
+            line = f"{group}.{key}=0.5 has no effect: {group}.{way.switch} is 0"
+            assert line in settings_lines(config | {group: options}, setup, outline(config))
+            on = config | {group: options | {way.switch: 0.1}}
+            assert line not in settings_lines(on, setup, outline(config))
 
 
 def of_command(*overrides: str) -> dict[str, str]:

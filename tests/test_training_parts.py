@@ -330,6 +330,8 @@ def test_penalty_totals_leave_out_the_ends(probed):
             totals[site.kind] += numbers.br_mean + numbers.br_variance
     assert penalty_totals(layers) == pytest.approx(totals, rel=1e-5)  # residuals in float32
     assert sum(not s.low for s in sites) == 3
+    of_weights = {"kind": ["weight", "act"], "low": [True, False], "br_mean": [1.0, 2.0], "br_variance": [0.5, 1.0]}
+    assert penalty_totals(of_weights) == {"weight": 1.5, "act": None}
 
 
 def test_histograms_hold_every_value(probed):

@@ -259,6 +259,16 @@ def test_settled_is_a_tenth_of_the_first_target():
     assert unsettled_line({"transition_rate": 0.0019, "transition_target": 0.001}, options, 0.01) is None
     line = unsettled_line({"transition_rate": 0.0021, "transition_target": 0.001}, options, 0.01)
     assert "0.21% of the codes where 0.10% is the target" in line and "(it is 5)" in line
+    assert unsettled_line({"transition_rate": 0.0041, "transition_target": 0.005}, options, 0.01) is None
+    line = unsettled_line({"transition_rate": 0.0039, "transition_target": 0.005}, options, 0.01)
+    assert "0.39% of the codes where 0.50% is the target: the weights' rate does not rise" in line
+
+
+def test_a_run_that_diverges_names_what_moves_its_weights(tmp_path):
+    with pytest.raises(BrsweepError, match=r"lower the learning rate, or transition_rate.gain$"):
+        small_runs.train(*ON, "transition_rate.gain=1e30", "regularizer=none", tmp_path=tmp_path / "alone")
+    with pytest.raises(BrsweepError, match=r"lower the learning rate or the lambdas$"):
+        small_runs.train("qat_optimizer.lr=1e30", "schedule.warmup_epochs=0", tmp_path=tmp_path / "regularized")
 
 
 def test_in_a_run_the_step_sizes_of_its_weights_stand_still(tmp_path):

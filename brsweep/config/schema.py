@@ -110,7 +110,7 @@ class Schedule:
 @dataclass
 class Distill:
     weight: Any = by(number(0, most=1.0))
-    temperature: Any = by(number(0, above=True))
+    temperature: Any = by(number(0.1, most=1000))
 
 
 @dataclass
@@ -199,6 +199,11 @@ def check_rules(config: Mapping[str, Any]) -> None:
     if schedule["ladder"] and not schedule["rung_epochs"]:
         raise BrsweepError(
             "schedule.ladder: its rungs have no epochs to train; give schedule.rung_epochs, or take schedule=ladder"
+        )
+    if config["distill"]["weight"] and not schedule["float_epochs"] and not config["pretrained"]:
+        raise BrsweepError(
+            "schedule.float_epochs=0: distill.weight takes the run's own float network for its teacher, and that one "
+            "would be untrained; train it, give pretrained=FILE, or take distill.weight=0"
         )
     freezing = config["freeze_weights"]
     if 0 < freezing["threshold"] < freezing["threshold_end"]:

@@ -53,8 +53,8 @@ def export(
     check: how many test images to compare on; 0 for none. bound: the largest share of a site's codes that may differ.
     force: replace files that are there. say: told what the check found, line by line.
 
-    Raises `BrsweepError`, and writes nothing, for files that are there, a network that a format can't hold (named), a
-    check beyond its bound, a package that is not installed, or a full disk.
+    Raises `BrsweepError`, and writes nothing, for files that are there or a full disk; and, when the other formats are
+    written, for each that can't hold the network (named), whose check is beyond its bound or whose package is missing.
     """
     to = Path(to)
     _refuse_existing(to, formats, force)
@@ -68,13 +68,21 @@ def export(
         "images": network.record["images"],
         **table(costs(Program(network, levels))),
     }
-    contents, records = {}, {}
+    contents, records, refused = {}, {}, {}
     for name in formats:
-        content, about = MAKERS[name](network, levels, form, images, bound, say)
+        try:
+            content, about = MAKERS[name](network, levels, form, images, bound, say)
+        except BrsweepError as error:
+            refused[name] = str(error)
+            continue
         contents[FILES[name]] = content
         records[name] = {"format": name, **shared, "files": {FILES[name]: len(content)}, **about}
         contents[f"{name}.json"] = (json.dumps(records[name], indent=1) + "\n").encode()
-    _publish(to, contents)
+    if contents:
+        _publish(to, contents)
+    if refused:
+        written = f" (written, as asked: {', '.join(records)})" if records else ""
+        raise BrsweepError("; ".join(refused.values()) + written)
     return records
 
 
@@ -143,7 +151,7 @@ MAKERS = {ONNX: _onnx, CODES: _codes, TORCH: _torch}
 def _refuse_beyond(found: float, bound: float, where: str, line: str) -> None:
     if not found <= bound:
         raise BrsweepError(
-            f"{where}: not the trained network: {line}; beyond the bound of {bound:g}, nothing is written "
+            f"{where}: not the trained network: {line}; beyond the bound of {bound:g}, so it is not written "
             f"(--bound SHARE sets another, --check 0 leaves the check out)"
         )
 

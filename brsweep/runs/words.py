@@ -65,7 +65,7 @@ def schedule(config: Mapping[str, Any]) -> str:
     schedule = config["schedule"]
     words = ["joint" if not schedule["warmup_epochs"] else "s1" if schedule["freeze_alpha"] else "s2"]
     words += ["ladder"] if rungs(config) else []
-    return "-".join([*words, *(WAYS_TO_TRAIN[group][1] for group in ways_to_train(config))])
+    return "-".join([*words, *(WAYS_TO_TRAIN[group].word for group in ways_to_train(config))])
 
 
 def regularizer(config: Mapping[str, Any]) -> str | None:
@@ -163,11 +163,23 @@ def settings_lines(config: Mapping[str, Any], setup: Any, stages: Sequence[Stage
     return [
         *(["quick=true: a first try, whose results stand apart from all others"] if config.get("quick") else []),
         *([f"schedule.ladder has no rung above {bits(config)}, so there is none"] if unused else []),
+        *_idle_options(config),
         f"data {data_name(config)}: {len(tables.train)} training, {val} validation, {len(tables.test)} test images",
         f"net {_last(config['model'])}, {bits(config)}{'' if ends in (None, FLOAT_BITS) else f', ends {ends} bits'}; "
         f"{where}; kernels {kernels.chosen(setup.device.type)}",
         f"epochs {plan}; lambda_weight={reg['lambda_weight']:g} lambda_act={reg['lambda_act']:g}; "
         f"alpha {alpha_control(config)}",
+    ]
+
+
+def _idle_options(config: Mapping[str, Any]) -> list[str]:
+    """A line for each option that was set of a way to train that is off."""
+    off = {group: way for group, way in WAYS_TO_TRAIN.items() if group not in ways_to_train(config)}
+    return [
+        f"{group}.{key}={config[group][key]:g} has no effect: {group}.{way.switch} is 0"
+        for group, way in off.items()
+        for key, usual in way.options.items()
+        if config[group][key] != usual
     ]
 
 

@@ -29,11 +29,16 @@ def strength_line(record: Mapping[str, Any], strength: Mapping[str, float]) -> s
 
 
 def unsettled_line(record: Mapping[str, Any], options: Mapping[str, float], first_target: float) -> str | None:
-    """One line where a run's last record has a transition rate far above its target; else None. options: those of
+    """One line where a run's last record has a transition rate far from its target; else None. options: those of
     `transition_rate`; first_target: the target at the full learning rate."""
     rate, target = record["transition_rate"], record["transition_target"]
-    if rate - target <= UNSETTLED * first_target:
+    if abs(rate - target) <= UNSETTLED * first_target:
         return None
+    if rate < target:
+        return (
+            f"a step changes {rate:.2%} of the codes where {target:.2%} is the target: the weights' rate does not "
+            f"rise to it; take a larger transition_rate.gain (it is {options['gain']:g}), or a smaller factor"
+        )
     return (
         f"a step still changes {rate:.2%} of the codes where {target:.2%} is the target: the weights' rate does not "
         f"follow; for few steps take a larger transition_rate.gain (it is {options['gain']:g}), and a smaller "

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from brsweep.errors import BrsweepError
 from brsweep.stages.signature import VERSION, digest, stage_code
@@ -24,13 +24,22 @@ from brsweep.targets import TARGET
 FLOAT, WARMUP, REGULARIZED = "float", "warmup", "br"
 BIN_REGULARIZATION = "brsweep.regularizers.br.BinRegularization"
 
+
+
+class Way(NamedTuple):
+    """A group of the configuration that changes how quantized stages train. switch: the field that is 0 where it is
+    off. word: in the names of runs. options: its other fields, as they are unless set."""
+
+    switch: str
+    word: str
+    options: Mapping[str, float]
+
+
 WAYS_TO_TRAIN = {
-    "distill": ("weight", "distill"),
-    "freeze_weights": ("threshold", "freezing"),
-    "transition_rate": ("factor", "transitions"),
+    "distill": Way("weight", "distill", {"temperature": 4.0}),
+    "freeze_weights": Way("threshold", "freezing", {"threshold_end": 0.01, "momentum": 0.001}),
+    "transition_rate": Way("factor", "transitions", {"momentum": 0.99, "gain": 1.0}),
 }
-"""Groups of the configuration that change how quantized stages train: the field that is 0 where one is off, and its
-word in the names of runs."""
 NOT_RESULTS = (
     "force", "stale", "sweep_name", "output_dir", "store_dir", "logger", "threads", "allow_targets", "cuda_graphs",
     "data.root", "data.cache_dir", "data.name", "pretrained",
@@ -53,7 +62,7 @@ WARMUP_BLIND = (*QAT_BLIND, "reg", "schedule.freeze_alpha", "freeze_weights")
 RUNG_BLIND = (*WARMUP_BLIND, "schedule.warmup_epochs", "schedule.qat_epochs")
 
 
-LATER = {"transition_rate": {"factor": 0.0, "momentum": 0.99, "gain": 1.0}}
+LATER = {"transition_rate": {"factor": 0.0, **WAYS_TO_TRAIN["transition_rate"].options}}
 """What configurations of earlier versions lack, as it would stand in them: off. It leaves no trace in a name."""
 
 
@@ -167,7 +176,7 @@ def outline(config: Mapping[str, Any]) -> list[Stage]:
 
 def ways_to_train(config: Mapping[str, Any]) -> list[str]:
     """The groups of WAYS_TO_TRAIN that are on."""
-    return [group for group, (switch, _) in WAYS_TO_TRAIN.items() if (config.get(group) or {}).get(switch)]
+    return [group for group, way in WAYS_TO_TRAIN.items() if (config.get(group) or {}).get(way.switch)]
 
 
 def rungs(config: Mapping[str, Any]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -69,7 +70,8 @@ def fit(
 
     bar(description, steps): a context manager whose value has `advance()`. after_epoch(record) is called with each
     epoch's record when it is complete: the place to save and to log. say: is given what has to be read. Raises
-    `Diverged` when a loss is not finite; the state of the last complete epoch is then what `after_epoch` saved.
+    `Diverged` when a loss, a weight or a number of the record is not finite; the state of the last complete epoch is
+    then what `after_epoch` saved.
     """
     passes = Recorded(learner, say) if learner.graphs else None
     for epoch in range(progress.done, span.last):
@@ -93,6 +95,9 @@ def fit(
             **{key: value for companion in learner.companions.values() for key, value in companion.record().items()},
             "time_s": time.perf_counter() - began,
         }
+        endless = [key for key, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
+        if endless:
+            raise Diverged(_where_it_diverged(learner, span, epoch, totals, endless[0]))
         if layers:
             progress.layers.append({"stage": span.name, "epoch": epoch + 1} | layers)
         progress.history.append(record)
@@ -165,13 +170,16 @@ def _is_finite(model: nn.Module) -> bool:
     return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
 
-def _where_it_diverged(learner: Learner, span: Span, epoch: int, totals: EpochTotals) -> str:
+def _where_it_diverged(learner: Learner, span: Span, epoch: int, totals: EpochTotals, endless: str = "") -> str:
+    """endless: the number of the epoch's record that is not finite, of weights that still are."""
     bad = [name for name, value in learner.model.state_dict().items() if not bool(value.isfinite().all())]
     where = f"; first parameter that is not finite: {bad[0]}" if bad else ""
     step = f"the loss is not a number since step {totals.first_bad_step} of"
     if totals.first_bad_step < 0:
-        step = "the network's weights are not a number after the last step of"
+        what = f"{endless} is beyond all numbers" if endless else "the network's weights are not a number"
+        step = f"{what} after the last step of"
     return (
         f"{step} epoch {epoch + 1}/{span.epochs} in stage {span.name}{where}; the last checkpoint before it is kept: "
-        f"lower the learning rate or the lambdas"
+        f"lower the learning rate{'' if learner.regularizer is None else ' or the lambdas'}"
+        f"{'' if learner.transitions is None else ', or transition_rate.gain'}"
     )

@@ -140,12 +140,14 @@ def _keep(received: dict[str, Tensor], name: str, _: nn.Module, inputs: tuple[Te
     received[name] = inputs[0]
 
 
-def penalty_totals(layers: Mapping[str, Sequence[Any]]) -> dict[str, float]:
-    """L_BR of the weights and of the activations, summed over the sites at the low bit-width."""
-    totals = {"weight": 0.0, "act": 0.0}
+def penalty_totals(layers: Mapping[str, Sequence[Any]]) -> dict[str, float | None]:
+    """L_BR of the weights and of the activations, summed over the sites at the low bit-width; None for a kind that has
+    no such site with levels."""
+    totals: dict[str, float | None] = {"weight": None, "act": None}
     columns = ("kind", "low", "br_mean", "br_variance")
     for kind, low, mean, variance in zip(*(layers.get(c, ()) for c in columns), strict=True):
-        totals[kind] += (mean + variance) if low and mean is not None else 0.0
+        if low and mean is not None:
+            totals[kind] = (totals[kind] or 0.0) + mean + variance
     return totals
 
 
