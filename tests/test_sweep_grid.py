@@ -75,12 +75,19 @@ def test_every_preset_is_known_here():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_switches_multirun_on_and_plans(name, tmp_path, monkeypatch, capsys):
-    answer = call(monkeypatch, capsys, f"sweep={name}", *TINY, f"output_dir={tmp_path}", DRY)
+    whole = ("model.width=8",) if "mobilenet" in name else ()  # its own width is a share
+    answer = call(monkeypatch, capsys, f"sweep={name}", *TINY, *whole, f"output_dir={tmp_path}", DRY)
     points, runs = PRESETS[name]
     assert answer.code == 0, answer.err
     assert f"sweep {tmp_path}/{name}: {runs} runs, 0 finished already" in answer.out
     assert (f"of {points} points" in answer.out) == (points != runs)
     assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_the_table_of_mobilenet_is_of_mobilenet(tmp_path, monkeypatch, capsys):
+    base = ("data=synthetic", "logger=none", f"output_dir={tmp_path}", DRY)
+    answer = call(monkeypatch, capsys, "sweep=method_table_mobilenet", *base)
+    assert answer.code == 0 and answer.out.count("\n  mobilenet_v2-synthetic-w4a4") == 12, answer
 
 
 LISTS = [
