@@ -95,9 +95,8 @@ def fit(
             **{key: value for companion in learner.companions.values() for key, value in companion.record().items()},
             "time_s": time.perf_counter() - began,
         }
-        endless = [key for key, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
-        if endless:
-            raise Diverged(_where_it_diverged(learner, span, epoch, totals, endless[0]))
+        if endless := _endless(record):
+            raise Diverged(_where_it_diverged(learner, span, epoch, totals, endless))
         if layers:
             progress.layers.append({"stage": span.name, "epoch": epoch + 1} | layers)
         progress.history.append(record)
@@ -168,6 +167,12 @@ def _is_finite(model: nn.Module) -> bool:
     device."""
     values = [value for value in model.state_dict().values() if value.is_floating_point()]
     return bool(torch.stack([value.isfinite().all() for value in values]).all())
+
+
+def _endless(record: Mapping[str, Any]) -> str:
+    """The first number of a record that is not finite; "" where all are."""
+    floats = ((key, value) for key, value in record.items() if isinstance(value, float))
+    return next((key for key, value in floats if not math.isfinite(value)), "")
 
 
 def _where_it_diverged(learner: Learner, span: Span, epoch: int, totals: EpochTotals, endless: str = "") -> str:
