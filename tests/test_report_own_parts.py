@@ -86,7 +86,7 @@ def test_every_output_names_the_regularizer(sweep):
     told = notices(tables, [])
     assert not [line for line in told if "kept apart" in line or "same parts" in line]
     first, others = headlines(tables[0])
-    assert "LSQQuantizer, regularizer BinRegularization" in first[0] and "against LSQ +2.00 points" in first[0]
+    assert first[0].startswith("W2A2, regularizer BinRegularization,") and "against LSQ +2.00 points" in first[0]
     assert [line for line in others if "regularizer Shrink" in line and "against LSQ +1.00 points" in line]
     assert [line for line in others if "quantizer Half" in line and "against Half +3.00 points" in line]
     assert [line for line in others if "quantizer Half" in line and "against LSQ \N{MINUS SIGN}10.00" in line]

@@ -92,13 +92,19 @@ def baselines(runs: Sequence[ReportedRun]) -> dict[Path, ReportedRun]:
 
 def row_label(result: Result) -> str:
     """The row in words: `W2A2, lambda_act 1, freeze_alpha true`."""
-    return ", ".join(filter(None, [result.row.bits, settings_in_words(result.row.settings)]))
+    return ", ".join(filter(None, [result.row.bits, in_words(result.row.settings, [result])]))
 
 
-def settings_in_words(settings: Mapping[str, Any]) -> str:
-    """Settings less the bits and what has no effect: `lambda_act 1, freeze_alpha true`."""
-    shown = {k: v for k, v in settings.items() if k not in BITS and v != NO_EFFECT}
-    return ", ".join(f"{short(key)} {plain(value)}" for key, value in shown.items())
+def in_words(settings: Mapping[str, Any], results: Sequence[Result]) -> str:
+    """What `results` have in common, in words: of their `settings` those that are on, less the bits and what has no
+    effect, `lambda_act 1, freeze_alpha true`. Where all are off the lambdas of a regularizer, `lambda_act 0`, or else
+    the method, `LSQ`, of several the longest, which adds to the others; nothing where there is no setting."""
+    shown = {key: value for key, value in settings.items() if key not in BITS and value != NO_EFFECT}
+    named = {key: f"{short(key)} {plain(value)}" for key, value in shown.items()}
+    on = [name for key, name in named.items() if any(key not in r.row.off for r in results)]
+    if not on and any(r.row.regularizer for r in results):
+        on = [named[key] for key in LAMBDAS if key in named]
+    return ", ".join(on) or (max((r.row.method for r in results), key=len) if named else "")
 
 
 WHOLE = ("float_optimizer", "qat_optimizer", *WAYS_TO_TRAIN)
@@ -252,7 +258,7 @@ def _picks(results: Sequence[Result]) -> tuple[tuple[Pick, ...], tuple[str, ...]
             if pick is not None:
                 picks.append(pick)
             elif sum(bool(validation(r.row)) for r in rows) > 1:
-                label = ", ".join(filter(None, [bits, settings_in_words(frame)]))
+                label = ", ".join(filter(None, [bits, in_words(frame, rows)]))
                 unpicked.append(f"{label}: none of {len(rows)} lambdas is picked, they have no finished seed in common")
         for result in mine:
             if not result.row.regularizer and not result.row.is_lsq:

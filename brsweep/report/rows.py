@@ -13,7 +13,7 @@ from typing import Any
 
 from brsweep.report.runs import ReportedRun
 from brsweep.runs import words
-from brsweep.stages.plan import BIN_REGULARIZATION, canonical
+from brsweep.stages.plan import BIN_REGULARIZATION, WAYS_TO_TRAIN, canonical, rungs, ways_to_train
 from brsweep.sweep.compared import dotted, fingerprint, identity_but, is_below, is_lsq, results_alone
 
 LAMBDAS = ("reg.lambda_weight", "reg.lambda_act")
@@ -38,13 +38,26 @@ class Row:
 
     @property
     def method(self) -> str:
-        """`LSQ`, `LSQ + BR`."""
-        return " + ".join(filter(None, [self.quantizer, self.regularizer]))
+        """`LSQ`, `LSQ + BR`; with what else changes how it trains: `LSQ + ladder`, `LSQ + BR + freezing`."""
+        ways = words.ways(self.config) if self.config else []
+        return " + ".join(filter(None, [self.quantizer, self.regularizer, *ways]))
 
     @property
     def is_lsq(self) -> bool:
         """LSQ alone."""
         return self.config is not None and is_lsq(self.config)
+
+    @property
+    def off(self) -> set[str]:
+        """Keys at which something stands that is off here; LSQ is what there is without another quantizer."""
+        if self.config is None:
+            return set()
+        on = ways_to_train(self.config)
+        off = {f"{group}.{way.switch}" for group, way in WAYS_TO_TRAIN.items() if group not in on}
+        off |= set() if rungs(self.config) else {"schedule.ladder"}
+        off |= {key for key, value in zip(LAMBDAS, self.lambdas, strict=True) if not value}
+        lsq = self.config["quant"]["quantizer"]["_target_"] == words.LSQ_QUANTIZER
+        return off | ({QUANTIZER} if lsq else set())
 
     @property
     def counted(self) -> list[ReportedRun]:

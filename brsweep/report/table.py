@@ -15,6 +15,7 @@ from typing import Any
 from brsweep.report.results import Judged, Pick, Result, chosen, inert, plain, row_label, seeds_of_all, short
 from brsweep.report.rows import BITS, NO_EFFECT, REGULARIZER
 from brsweep.report.spread import SIGNIFICANCE, Paired, Spread
+from brsweep.sweep.compared import OTHER_THAN_LSQ, is_below
 
 NOTHING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 LEGEND = (
@@ -40,10 +41,12 @@ class Column:
 
 def columns(judged: Judged) -> list[Column]:
     varied = [key for key in judged.cohort.varied if key not in BITS]
+    several = any(is_below(key, OTHER_THAN_LSQ) for key in varied)
     if any("overrides" in result.row.settings for result in judged.results):
         varied.append("overrides")
     return [
         Column("bits", "Bits", lambda r: r.row.bits, lambda r: r.row.bits),
+        *([Column("method", "Method", _method, _method)] if several else []),
         *(_setting(key) for key in varied),
         Column("n", "n", _n, lambda r: len(r.row.counted)),
         _accuracy_column("test", "Test", lambda r: r.test),
@@ -163,6 +166,10 @@ def _csv_row(judged: Judged, result: Result, keys: Sequence[str]) -> dict[str, A
     cells |= {"baseline": result.baseline, "verdict": gap.statement() if gap else "", "picked": plain(result.picked)}
     cells |= {"published": _published(result).replace(NOTHING, ""), "notes": "; ".join(result.notes)}
     return {inert(key): inert(cell) if isinstance(cell, str) else cell for key, cell in cells.items()}
+
+
+def _method(result: Result) -> str:
+    return inert(result.row.method) or NOTHING
 
 
 def _setting(key: str) -> Column:

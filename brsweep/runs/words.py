@@ -63,9 +63,13 @@ def schedule(config: Mapping[str, Any]) -> str:
     """joint: BR from the first QAT epoch; s2: warm-up, then BR; s1: the same with frozen step sizes. And what comes to
     it: `s2-ladder`, `s2-distill`, `s2-freezing`, `s2-transitions`."""
     schedule = config["schedule"]
-    words = ["joint" if not schedule["warmup_epochs"] else "s1" if schedule["freeze_alpha"] else "s2"]
-    words += ["ladder"] if rungs(config) else []
-    return "-".join([*words, *(WAYS_TO_TRAIN[group].word for group in ways_to_train(config))])
+    kind = "joint" if not schedule["warmup_epochs"] else "s1" if schedule["freeze_alpha"] else "s2"
+    return "-".join([kind, *ways(config)])
+
+
+def ways(config: Mapping[str, Any]) -> list[str]:
+    """The other ways to train that are on: `ladder`, `distill`, `freezing`, `transitions`."""
+    return [*(["ladder"] if rungs(config) else []), *(WAYS_TO_TRAIN[group].word for group in ways_to_train(config))]
 
 
 def regularizer(config: Mapping[str, Any]) -> str | None:

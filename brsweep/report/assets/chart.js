@@ -125,7 +125,7 @@ function drawAxes(svg, panel, size, at) {
 }
 
 function drawSeries(svg, series, at) {
-  const color = series.shade === null ? `color: var(--c${series.color % 8})`
+  const color = series.shade === null ? `color: var(--c${series.color % 9})`
     : `color: color-mix(in oklab, var(--last) ${Math.round(100 * series.shade)}%, var(--first))`;
   const group = svg.appendChild(make("g", { style: color }));
   if (series.area) {

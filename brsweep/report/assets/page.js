@@ -63,7 +63,7 @@ function legend(figure) {
   }
   const list = element("ul", null, { class: "legend" });
   for (const [name, { color, area }] of names.size > 1 ? names : []) {
-    const item = element("li", null, { style: `color: var(--c${color % 8})` });
+    const item = element("li", null, { style: `color: var(--c${color % 9})` });
     item.append(element("span", null, color % 2 && !area ? { class: "dashed" } : {}), element("b", name));
     list.append(item);
   }

@@ -14,14 +14,15 @@ from brsweep.report.results import (
     best_pick,
     covers,
     distinct_settings,
+    in_words,
     setting,
-    settings_in_words,
     short,
 )
 from brsweep.report.rows import BITS, LAMBDAS
 
 TEST_ACCURACY = "test accuracy (%)"
 MOST_LINES = 8
+UNNAMED = " What is off is not named."
 WAYS = {
     "frozen": "frozen",
     "detached": "free, BR detached",
@@ -48,14 +49,17 @@ def against_lambda(judged: Judged, key: str) -> Figure | Absent:
     if tied and key != LAMBDAS[-1]:
         return Absent(name, title, f"it moves with {short(LAMBDAS[-1])}, whose figure shows both")
     but = (*LAMBDAS, *BITS) if tied else (key, *BITS)
-    frames = _furthest(distinct_settings(done, but), done, but)
+    every = distinct_settings(done, but)
+    frames = _furthest(every, done, but)
+    left = len(every) - len(frames)
     position = log_positions(values)
     panels = [_lambda_panel(bits, done, key, position, frames, but) for bits in bit_widths(judged)]
     caption = (
         "Mean over seeds with the sample standard deviation; pale dots are single seeds. Logarithmic axis; 0 stands at "
         "its left end. The dashed line is FP32."
         + (f" {short(LAMBDAS[0])} moves with {short(key)}." if tied else "")
-        + (f" At most {MOST_LINES} settings, those with the best validation accuracy." * (len(frames) == MOST_LINES))
+        + (f" At most {MOST_LINES} settings, those with the best validation accuracy: {left} left out." if left else "")
+        + UNNAMED
     )
     return Figure(name, title, caption, panels, columns=min(2, len(panels)))
 
@@ -95,15 +99,23 @@ def _lambda_panel(
     frames: Sequence[Mapping[str, Any]],
     but: Sequence[str],
 ) -> Panel:
+    """A line whose rows at these bits are all on another one is drawn there; of one that has LSQ alone at these bits,
+    whatever it is at others, that is the name."""
     rows = [result for result in done if result.row.bits == bits]
     series = []
     width = max(position.values()) - min(position.values())
-    for number, frame in enumerate(frames):
-        mine = [r for r in rows if covers(frame, setting(r, but))]
-        mine.sort(key=lambda r: _lambda(r, key))
+    of_frame = [[r for r in done if covers(frame, setting(r, but))] for frame in frames]
+    at_bits = [{id(r) for r in every if r.row.bits == bits} for every in of_frame]
+    for number, (frame, every) in enumerate(zip(frames, of_frame, strict=True)):
+        if any(at_bits[number] < other for other in at_bits) or at_bits[number] in at_bits[number + 1 :]:
+            continue
+        mine = sorted((r for r in every if r.row.bits == bits), key=lambda r: _lambda(r, key))
         shift = 0.012 * width * (number - (len(frames) - 1) / 2)
         points = [(position[_lambda(r, key)] + shift, r) for r in mine]
-        series.append(points_series(settings_in_words(frame) or "all runs", points, number))
+        if mine and all(in_words(setting(r, but), [r]) == "LSQ" for r in mine):
+            series.append(points_series("LSQ", points, MOST_LINES))
+        else:
+            series.append(points_series(in_words(frame, every) or "all runs", points, number))
     floating = [r.floating.mean for r in rows if r.floating is not None]
     levels = [(100 * sum(floating) / len(floating), "FP32")] if floating else []
     ticks = [(at, f"{value:g}") for value, at in position.items()]
@@ -128,9 +140,12 @@ def bits_by_lambda(judged: Judged) -> Figure | Absent:
     if len(bits) < 2 or not varied:
         return Absent(name, title, "its finished runs don't have two bit-widths and two lambdas")
     columns = sorted({tuple(_lambda(r, key) for key in varied) for r in done})
-    panels = []
+    panels, left_out = [], []
     for frame in distinct_settings(done, (*LAMBDAS, *BITS)):
         mine = [r for r in done if covers(frame, setting(r, (*LAMBDAS, *BITS)))]
+        if len({r.row.lambdas for r in mine}) < 2:
+            left_out.append(in_words(frame, mine))
+            continue
         found = {(r.row.bits, tuple(_lambda(r, key) for key in varied)): r for r in mine}
         cells = [[found.get((b, column)) for column in columns] for b in bits]
         heat = Heat(
@@ -140,37 +155,54 @@ def bits_by_lambda(judged: Judged) -> Figure | Absent:
             texts=[[f"{100 * r.test.mean:.1f}" if r else "" for r in line] for line in cells],
             label=TEST_ACCURACY,
         )
-        panels.append(Panel(settings_in_words(frame), x_label=" / ".join(map(short, varied)), heat=heat))
-    return Figure(name, title, "Mean test accuracy over seeds; an empty cell has no finished run.", panels, columns=1)
+        panels.append(Panel(in_words(frame, mine), x_label=" / ".join(map(short, varied)), heat=heat))
+    if not panels:
+        return Absent(name, title, "none of its settings has two lambdas")
+    caption = f"Mean test accuracy over seeds; an empty cell has no finished run.{UNNAMED}"
+    caption += f" Left out, with one lambda each: {'; '.join(left_out)}." if left_out else ""
+    return Figure(name, title, caption, panels, columns=1)
 
 
 def ways_of_alpha(judged: Judged) -> Figure | Absent:
-    """The ways of alpha control beside the quantizer alone, each at the lambda that validation picks for it."""
+    """The ways of alpha control beside the method without a regularizer, each at the lambda that validation picks for
+    it: a panel for each bit-width and method that has two of them."""
     name, title = "alpha-control", "Alpha control"
-    groups: dict[tuple[str, str, str], list[Pick]] = {}
+    picks: dict[tuple[str, str], dict[str, list[Pick]]] = {}
     for pick in judged.picks:
         row = pick.result.row
         if row.regularizer:
-            groups.setdefault((row.bits, row.method, control(pick.result)), []).append(pick)
-    best = {where: (best_pick(picks) or picks[0]).result for where, picks in groups.items()}
-    ways = list(dict.fromkeys(where[1:] for where in best))
-    if len({way for _, way in ways}) < 2:
+            picks.setdefault((row.bits, row.method), {}).setdefault(control(pick.result), []).append(pick)
+    shown = {where: ways for where, ways in picks.items() if len(ways) > 1}
+    if not shown:
         return Absent(name, title, "its complete runs know one way of alpha control; vary schedule.freeze_alpha or "
                       "reg.backprop_to_alpha")  # fmt: skip
-    several = len({method for method, _ in ways}) > 1
+    several = len({method for _, method in shown}) > 1
     panels = []
-    for bits in bit_widths(judged):
-        alone = {r.row.method: r for r in judged.results if r.row.bits == bits and r.test and not r.row.regularizer}
-        shown = [(f"{method} alone", method, result) for method, result in alone.items()]
-        for method, way in ways:
-            if (bits, method, way) in best:
-                of = f"{method}: " if several else ""
-                shown.append((f"{of}{WAYS[way]}", f"{of}{TICKS.get(way, way)}", best[bits, method, way]))
-        series = [points_series(words, [(at, result)], at) for at, (words, _, result) in enumerate(shown)]
-        ticks = [(at, tick) for at, (_, tick, _) in enumerate(shown)]
-        panels.append(Panel(bits, series, "alpha", TEST_ACCURACY, x_ticks=ticks))
-    caption = "Mean over seeds with the sample standard deviation, each at the lambda that validation picks."
+    for (bits, method), of_way in shown.items():
+        best = {way: (best_pick(found) or found[0]).result for way, found in of_way.items()}
+        panels.append(_alpha_panel(f"{bits}, {method}" if several else bits, best, judged))
+    left_out = [f"{bits}, {method}" for bits, method in picks if (bits, method) not in shown]
+    caption = (
+        "Mean over seeds with the sample standard deviation, each at the lambda that validation picks."
+        + (f" Left out, with one way each: {'; '.join(left_out)}." if left_out else "")
+    )  # fmt: skip
     return Figure(name, title, caption, panels, columns=min(2, len(panels)))
+
+
+def _alpha_panel(title: str, best: Mapping[str, Result], judged: Judged) -> Panel:
+    """`best`: way of alpha control -> the row that stands for it."""
+    series, ticks = [], []
+    first = next(iter(best.values()))
+    of_bits = (r for r in judged.results if r.row.bits == first.row.bits and r.test)
+    alone = next((r for r in of_bits if r.row.method == first.baseline), None)
+    if alone:
+        series.append(points_series(f"{first.baseline} alone", [(0, alone)], 0))
+        ticks.append((0, "LSQ" if first.baseline == "LSQ" else "alone"))
+    for way, result in best.items():
+        at, color = len(ticks), 1 + list(WAYS).index(way)
+        series.append(points_series(WAYS[way], [(at, result)], color))
+        ticks.append((at, TICKS.get(way, way)))
+    return Panel(title, series, "alpha", TEST_ACCURACY, x_ticks=ticks)
 
 
 def control(result: Result) -> str:

@@ -9,7 +9,7 @@ from brsweep.report.figures import Absent, Figure, Panel, Series
 from brsweep.report.figures.pairs import Pair
 from brsweep.report.runs import ReportedRun
 from brsweep.runs import words
-from brsweep.stages.plan import BIN_REGULARIZATION, Stage
+from brsweep.stages.plan import BIN_REGULARIZATION, WAYS_TO_TRAIN, Stage, ways_to_train
 
 DRAWN = (
     "train_accuracy", "val_accuracy", "test_accuracy", "train_loss", "task_loss", "penalty_weight", "penalty_act", "lr",
@@ -115,14 +115,15 @@ def own_curves(run: ReportedRun) -> dict[str, Any]:
 
 
 def _method(run: ReportedRun) -> str:
-    """The regularizer in force, or the quantizer."""
+    """The regularizer in force and what else changes how the last stage trains; where nothing does, the quantizer."""
     if run.config is None:
         return ""
-    if not words.is_regularized(run.config):
-        target = run.config["quant"]["quantizer"]["_target_"]
-        return "LSQ" if target == words.LSQ_QUANTIZER else target.rpartition(".")[2]
     target = run.config["reg"]["_target_"]
-    return "BR" if target == BIN_REGULARIZATION else target.rpartition(".")[2]
+    found = [WAYS_TO_TRAIN[group].word for group in ways_to_train(run.config)]
+    if words.is_regularized(run.config):
+        found.insert(0, "BR" if target == BIN_REGULARIZATION else target.rpartition(".")[2])
+    target = run.config["quant"]["quantizer"]["_target_"]
+    return " + ".join(found) or ("LSQ" if target == words.LSQ_QUANTIZER else target.rpartition(".")[2])
 
 
 def _four_digits(value: float | None) -> float | None:

@@ -13,9 +13,10 @@ from typing import Any
 
 from brsweep.report.figures import Figure, Panel, Series
 from brsweep.report.figures.heat import draw_heat, room_of_heat
+from brsweep.report.figures.letters import LETTER, wrapped
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-MARKERS = "osD^vPXh"
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F")
+MARKERS = "osD^vPXh*"
 STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -29,9 +30,9 @@ STYLE = {
 DOTS_PER_INCH = 150
 WIDTH, LABEL, ROW = 2.85, 0.28, 0.1
 """Inches: of a large panel, of the words beside its axis without the ticks' own, and of a row of stages' names."""
-LETTER = 0.0075
-"""Inches that a letter takes for each point of its size; a digit takes less."""
-LEGEND_LINE, SMALL_FONT = 0.15, 6
+LEGEND_LINE, LEGEND_FONT, LEGEND_KEY = 0.15, 7, 0.45
+"""Inches of a line and of the sign beside a name, with the room about both."""
+TITLE_FONT, SMALL_FONT, SMALL_WIDTH = 8, 6, 1.6
 GREY = "0.35"
 
 
@@ -65,14 +66,15 @@ def draw(figure: Figure, folder: Path) -> None:
 def _lay_out(canvas: Any, figure: Figure, columns: int, lines: int) -> None:
     """Widths and heights in inches: a panel, what lies left and right of it, above and below. After the panels are
     drawn, because the ticks' words and the rows of the stages' names say how much room they take."""
-    width, left, right = (1.6, 0.08, 0.08) if figure.small else (WIDTH, LABEL + _longest_tick(canvas), 0.1)
+    width, left, right = (SMALL_WIDTH, 0.08, 0.08) if figure.small else (WIDTH, LABEL + _longest_tick(canvas), 0.1)
     height, above, below = (0.85, 0.16, 0.14) if figure.small else (1.65, 0.26, 0.42)
     above += ROW * max((_rows(ax) for ax in canvas.axes), default=0)
+    above += max(ax.title.get_text().count("\n") * 1.2 * ax.title.get_fontsize() / 72 for ax in canvas.axes)
     if figure.panels[0].heat is not None:
         width, left, right, height = room_of_heat(figure)
     full_width = columns * (left + width + right)
-    legend = _legend_columns(figure, full_width)
-    under = 0.15 + LEGEND_LINE * math.ceil(len(_names(figure)) / legend) if legend else 0.0
+    legend, names = _legend_columns(figure, full_width)
+    under = 0.15 + LEGEND_LINE * _lines(names, legend) if legend else 0.0
     full_height = lines * (above + height + below) + under
     canvas.set_size_inches(full_width, full_height)
     canvas.subplots_adjust(
@@ -99,7 +101,8 @@ def _panel(ax: Any, panel: Panel, small: bool) -> None:
     ax.vlines([at for at, _ in panel.marks], 0, 1, transform=ax.get_xaxis_transform(), color="0.6", linewidth=0.5,
               linestyle=(0, (2, 2)), zorder=0)  # fmt: skip
     _name_marks(ax, panel.marks)
-    ax.set_title(panel.title, fontsize=SMALL_FONT if small else 8, pad=3 + 7 * _rows(ax))
+    size, width = (SMALL_FONT, SMALL_WIDTH) if small else (TITLE_FONT, WIDTH)
+    ax.set_title(wrapped(panel.title, width, size), fontsize=size, pad=3 + 7 * _rows(ax))
     for at, word in panel.levels:
         ax.axhline(at, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
         ax.annotate(word, (1, at), xycoords=("axes fraction", "data"), xytext=(-1, 1), textcoords="offset points",
@@ -179,21 +182,31 @@ def _legend(canvas: Any, figure: Figure) -> None:
     found: dict[str, Any] = {}
     for ax in canvas.axes:
         found = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) | found
-    columns = _legend_columns(figure, canvas.get_figwidth())
+    columns, names = _legend_columns(figure, canvas.get_figwidth())
     if columns:
         handles = [found[name] for name in _names(figure)]
-        canvas.legend(handles, _names(figure), loc="lower center", ncols=columns, frameon=False, fontsize=7)
+        canvas.legend(handles, names, loc="lower center", ncols=columns, frameon=False, fontsize=LEGEND_FONT)
 
 
 def _names(figure: Figure) -> list[str]:
     return list(dict.fromkeys(series.name for panel in figure.panels for series in panel.series))
 
 
-def _legend_columns(figure: Figure, inches: float) -> int:
-    """0 where no legend is wanted: for one name, or for layers, which are told apart by their shade alone."""
+def _legend_columns(figure: Figure, inches: float) -> tuple[int, list[str]]:
+    """How many, and the names as they stand in them; none where no legend is wanted: for one name, or for layers, which
+    are told apart by their shade alone."""
     names = _names(figure)
     shaded = any(series.shade is not None for panel in figure.panels for series in panel.series)
-    return 0 if shaded or len(names) < 2 else max(1, min(len(names), int(inches * 15 / (max(map(len, names)) + 7))))
+    if shaded or len(names) < 2:
+        return 0, []
+    longest = LETTER * LEGEND_FONT * max(map(len, names))
+    columns = min(len(names), int(inches / (longest + LEGEND_KEY)))
+    return max(1, columns), names if columns else [wrapped(name, inches - LEGEND_KEY, LEGEND_FONT) for name in names]
+
+
+def _lines(names: Sequence[str], columns: int) -> int:
+    """Of a legend: the lines of its first column, which is the longest. Names of several lines stand in one column."""
+    return sum(name.count("\n") + 1 for name in names) if columns == 1 else math.ceil(len(names) / columns)
 
 
 def floats(values: Sequence[float | None] | None) -> list[float]:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from brsweep.report.figures import Figure, Panel
+from brsweep.report.figures.letters import LETTER, wrapped
 
 CHARACTER, LINE, SCALE = 0.062, 0.16, 0.5
 """Inches of a letter, of a row of cells, and right of a panel for the scale's words."""
@@ -20,8 +21,10 @@ def room_of_heat(figure: Figure) -> tuple[float, float, float, float]:
     columns, rows = (
         max(len(part) for part in parts) for parts in ([h.columns for h in heats], [h.rows for h in heats])
     )
-    line = 0.3 if heats[0].texts else LINE
-    return max(cell * columns, 1.6) + (0.6 if heats[0].texts is None else 0.0), left, SCALE, line * rows
+    width = max(cell * columns, 1.6)
+    if heats[0].texts is None:  # a scale stands beside it, along which its words run
+        return width + 0.6, left, SCALE, max(LINE * rows, LETTER * 8 * len(heats[0].label))
+    return width, left, SCALE, 0.3 * rows
 
 
 def draw_heat(canvas: Any, ax: Any, figure: Figure, panel: Panel) -> None:
@@ -31,7 +34,8 @@ def draw_heat(canvas: Any, ax: Any, figure: Figure, panel: Panel) -> None:
     values = [[math.nan if value is None else value for value in line] for line in heat.values]
     image = ax.imshow(values, aspect="auto", cmap="cividis", vmin=low, vmax=high)
     size = 5.5 if heat.texts is None else 7
-    ax.set_title(panel.title if heat.texts is None else ", ".join(filter(None, [panel.title, heat.label])), pad=3)
+    title = panel.title if heat.texts is None else ", ".join(filter(None, [panel.title, heat.label]))
+    ax.set_title(wrapped(title, room_of_heat(figure)[0], 8), pad=3)
     ax.set_xlabel(panel.x_label)
     ax.set_xticks(range(len(heat.columns)), heat.columns, fontsize=size)
     ax.set_yticks(range(len(heat.rows)), heat.rows, fontsize=size)

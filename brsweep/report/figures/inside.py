@@ -59,8 +59,9 @@ class Inside:
         values = self.over_epochs(name, key, site) if self.epochs[name] else []
         return values[-1] if values else None
 
-    def marks(self) -> list[tuple[float, str]]:
-        return run_marks(self.pair.runs[-1][1], next((records for records in self.epochs.values() if records), []))
+    def marks(self, name: str) -> list[tuple[float, str]]:
+        """Where the stages of the run of that name begin."""
+        return run_marks(dict(self.pair.runs)[name], self.epochs[name])
 
 
 def _at_the_end(run: ReportedRun) -> str:
@@ -131,7 +132,7 @@ def alphas(inside: Inside) -> Figure | Absent:
                 if any(values := inside.over_epochs(run, "alpha", site))
             ]
             words = f"{KIND_WORDS[kind]}, {run}"
-            panels.append(Panel(words, series, "quantized epoch", "alpha", marks=inside.marks(), y_log=True))
+            panels.append(Panel(words, series, "quantized epoch", "alpha", marks=inside.marks(run), y_log=True))
     panels = [panel for panel in panels if panel.series]
     if not panels:
         return Absent(name, title, _why(inside, "no finished run has a readable layers.jsonl"))
@@ -200,11 +201,10 @@ def _mean_panel(inside: Inside, key: str, kind: str, label: str) -> Panel | None
             mean = [sum(column) / len(column) if column else None for column in columns]
             low, high = ([pick(column) if column else None for column in columns] for pick in (min, max))
             series.append(Series(name, _numbered(mean), mean, low, high, color=color))
-    return (
-        Panel(f"{inside.pair.title}, {KIND_WORDS[kind]}", series, "quantized epoch", label, marks=inside.marks())
-        if series
-        else None
-    )
+    if not series:
+        return None
+    title, marks = f"{inside.pair.title}, {KIND_WORDS[kind]}", inside.marks(series[-1].name)
+    return Panel(title, series, "quantized epoch", label, marks=marks)
 
 
 def _numbered(values: Sequence[Any]) -> list[int]:
