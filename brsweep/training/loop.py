@@ -70,8 +70,7 @@ def fit(
 
     bar(description, steps): a context manager whose value has `advance()`. after_epoch(record) is called with each
     epoch's record when it is complete: the place to save and to log. say: is given what has to be read. Raises
-    `Diverged` when a loss, a weight or a number of the record is not finite; the state of the last complete epoch is
-    then what `after_epoch` saved.
+    `Diverged` when a loss, a weight or a record's number is not finite; the epoch before is what `after_epoch` saved.
     """
     passes = Recorded(learner, say) if learner.graphs else None
     for epoch in range(progress.done, span.last):
