@@ -83,6 +83,14 @@ def test_a_quantizer_that_cannot_train_is_named(quantizer, says):
         try_quantizers(sites)
 
 
+def test_quantizers_are_tried_by_the_reference_whatever_the_run_takes(monkeypatch):
+    """They are tried on the CPU, where the run's choice need not work."""
+    monkeypatch.setattr(kernels, "_choice", "triton")
+    _, sites = networks(Noise)
+    try_quantizers(sites)
+    assert kernels.chosen("cpu") == "triton"
+
+
 @pytest.mark.parametrize(
     ("quantizer", "per_channel"),
     [(LSQQuantizer, False), (LSQQuantizer, True), (Noise, False), (Noise, True), (PACTQuantizer, False)],
