@@ -71,6 +71,23 @@ def test_all_formats_are_written_checked_and_used_without_brsweep(run, tmp_path,
     _use_elsewhere(folder, network, tmp_path)
 
 
+def test_a_run_in_bf16_is_compared_in_float32_and_judged_as_it_was_scored(tmp_path, capsys):
+    """What is written computes in float32; by bf16's roundings alone other codes come out."""
+    run = small_runs.folder(small_runs.train(*SHORT, "precision=bf16", tmp_path=tmp_path / "runs"))
+    code, out, err = call(capsys, run, "--to", tmp_path / "out", *ALL, "--check", 200)
+    assert (code, err) == (0, ""), err
+    network = brsweep.load(run, device="cpu")
+    data = data_source(network.record["config"]).load()
+    total = len(data.test_labels)
+    chosen = np.arange(min(200, total)) * total // min(200, total)
+    scored = float((network.predict(data.test_images[chosen]).numpy() == data.test_labels[chosen]).mean())
+    for name in ("onnx", "torch"):
+        found = json.loads((tmp_path / "out" / run.name / f"{name}.json").read_text())["check"]
+        for check in found.values() if name == "onnx" else [found]:
+            assert check["largest_share"] <= 1e-3 and check["accuracy_trained"] == scored
+    assert out.count("trained in bf16 ") == 5
+
+
 def _use_elsewhere(folder: Path, network, tmp_path: Path) -> None:
     """The torch program and the ONNX file in a process that can't import brsweep."""
     images = data_source(network.record["config"]).load().test_images[:20]

@@ -8,6 +8,9 @@
 A float operation that a runtime does in another order moves a value by some roundings, and a value that lay next to the
 border of two codes then gets the other one. Whatever depends on it may follow. So the report says which share of codes
 differs at each site, and which site, in the order of execution, is the first.
+
+All forms compute in float32, so codes and classes are held against the trained network in float32. Of a run in bf16 the
+trained accuracy is that in bf16, as it was scored: what lies between is bf16's rounding, and no fault of the export.
 """
 
 from __future__ import annotations
@@ -53,12 +56,14 @@ class TestImages:
 @dataclass(frozen=True)
 class Check:
     """images: how many. trained, exported: accuracies on them, in [0, 1]. differing: site -> share of its codes that
-    differ; of a form without sites, `classes` -> share of images that are put into another one."""
+    differ; of a form without sites, `classes` -> share of images that are put into another one. bf16: whether the
+    run was scored in it."""
 
     images: int
     trained: float
     exported: float
     differing: Mapping[str, float]
+    bf16: bool = False
 
     @property
     def worst(self) -> float:
@@ -81,7 +86,8 @@ class Check:
                 f"first at {self.first} ({self.differing[self.first]:.2e}), at most {self.worst:.2e} of a site's codes"
             )
             found = f"{self.worst:.2e} of the classes differ" if what == "class" else f"{found} differ"
-        return f"{found}; accuracy {self.exported:.2%}, trained {self.trained:.2%}, on {self.images} images"
+        trained = f"trained{' in bf16' if self.bf16 else ''} {self.trained:.2%}"
+        return f"{found}; accuracy {self.exported:.2%}, {trained}, on {self.images} images"
 
 
 def test_images(network: Network, count: int) -> TestImages:
@@ -105,9 +111,9 @@ test_images.__test__ = TestImages.__test__ = False  # for test runners: no tests
 
 @torch.no_grad()
 def trained_codes(network: Network, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Logits [N, classes] of the trained network, and its activations' codes, int16, by site."""
+    """Logits [N, classes] of the trained network in float32, and its activations' codes, int16, by site."""
     sites = [site for site in network.conversion.sites if site.kind == "act"]
-    with collect(sites, activations=VALUES) as seen, network.autocast():
+    with collect(sites, activations=VALUES) as seen:
         logits = network.model(network.preprocess(images))
     codes = {site.name: site.quantizer.codes(seen[site.name].values).cpu().numpy() for site in sites}
     return logits.float().cpu().numpy(), codes
@@ -116,13 +122,14 @@ def trained_codes(network: Network, images: np.ndarray) -> tuple[np.ndarray, dic
 def check_onnx(network: Network, exported: Exported, images: TestImages) -> dict[str, Check]:
     """Optimization level -> what differs."""
     runs = {level: session(exported, level, with_codes=True) for level in OPTIMIZATIONS}
-    counts = {level: _Counts() for level in runs}
+    counts = {level: _Counts(network.bf16) for level in runs}
     for pixels, labels in images.batches():
         logits, codes = trained_codes(network, pixels)
+        scored = _scored(network, pixels, logits)
         values = pixels if exported.pixels else network.preprocess(pixels).cpu().contiguous().numpy()
         for level, run in runs.items():
             found, *others = run.run([OUTPUT, *(of.name for of in exported.codes.values())], {INPUT: values})
-            counts[level].add(logits, found, labels)
+            counts[level].add(scored, found, labels)
             for (site, of), other in zip(exported.codes.items(), others, strict=True):
                 counts[level].compare(site, codes[site], other.astype(np.int16) - of.zero)
     return {level: of.check() for level, of in counts.items()}
@@ -158,21 +165,26 @@ def _with_codes(exported: Exported) -> Any:
 def check_torch(network: Network, content: bytes, images: TestImages) -> Check:
     """The program in `content`, read back."""
     program = torch.export.load(io.BytesIO(content)).module()
-    counts = _Counts()
+    counts = _Counts(network.bf16)
     for pixels, labels in images.batches():
         logits, _ = trained_codes(network, pixels)
         with torch.no_grad():
             found = program(network.preprocess(pixels).cpu().contiguous()).numpy()
-        counts.add(logits, found, labels)
+        counts.add(_scored(network, pixels, logits), found, labels)
         counts.compare(CLASSES, logits.argmax(1), found.argmax(1))
     return counts.check()
+
+
+def _scored(network: Network, images: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Logits in the precision that the run was scored with; `logits` are those in float32."""
+    return network.logits(images).numpy() if network.bf16 else logits
 
 
 class _Counts:
     """What differs, summed up over batches."""
 
-    def __init__(self) -> None:
-        self.images, self.right = 0, [0, 0]
+    def __init__(self, bf16: bool) -> None:
+        self.bf16, self.images, self.right = bf16, 0, [0, 0]
         self.sites: dict[str, list[int]] = {}
 
     def add(self, logits: np.ndarray, found: np.ndarray, labels: np.ndarray) -> None:
@@ -187,4 +199,4 @@ class _Counts:
 
     def check(self) -> Check:
         shares = {site: differing / count for site, (differing, count) in self.sites.items()}
-        return Check(self.images, *(right / self.images for right in self.right), shares)
+        return Check(self.images, *(right / self.images for right in self.right), shares, self.bf16)

@@ -75,8 +75,11 @@ class Network:
 
     def autocast(self) -> AbstractContextManager:
         """The precision that the run was scored with."""
-        bf16 = self.record["config"]["precision"] == "bf16"
-        return torch.autocast(self.preprocess.device.type, torch.bfloat16) if bf16 else nullcontext()
+        return torch.autocast(self.preprocess.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+    @property
+    def bf16(self) -> bool:
+        return self.record["config"]["precision"] == "bf16"
 
 
 def load(
