@@ -3,6 +3,8 @@ its figures can be read."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
@@ -17,7 +19,7 @@ from brsweep.report.figures.draw import draw
 from brsweep.report.figures.pairs import pairs
 from brsweep.report.page import page
 from brsweep.report.results import judge, row_label
-from brsweep.report.rows import cohorts
+from brsweep.report.rows import LAMBDAS, Row, cohorts
 from brsweep.report.runs import read_sweeps
 from brsweep.report.table import columns, filled, headlines
 from brsweep.report.typeset import to_latex, to_markdown
@@ -116,11 +118,11 @@ def test_a_label_says_what_is_on(table):
     labels = [row_label(result) for result in table.results]
     assert len(set(labels)) == len(labels)
     assert labels[:6] == [
-        "W2A2, LSQ", "W2A2, quantizer EWGSQuantizer", "W2A2, ladder [4, 3], rung_epochs 4",
-        "W2A2, freeze_weights.threshold 0.1", "W2A2, distill.weight 0.5",
-        "W2A2, transition_rate.factor 0.005, transition_rate.gain 8",
+        "W2A2, LSQ", "W2A2, EWGSQuantizer", "W2A2, LSQ + ladder, ladder [4, 3], rung_epochs 4",
+        "W2A2, LSQ + freezing, freeze_weights.threshold 0.1", "W2A2, LSQ + distill, distill.weight 0.5",
+        "W2A2, LSQ + transitions, transition_rate.factor 0.005, transition_rate.gain 8",
     ]  # fmt: skip
-    assert "W2A2, regularizer Dampening, lambda_weight 0.1, ramp.weight cosine" in labels
+    assert "W2A2, LSQ + Dampening, lambda_weight 0.1, ramp.weight cosine" in labels
     assert "W4A4, LSQ" in labels
     for text in (*labels, *(line for lines in headlines(table) for line in lines)):
         assert "ladder []" not in text and "LSQQuantizer" not in text
@@ -131,7 +133,7 @@ def test_where_all_is_off_the_label_is_the_method_or_its_lambda(tmp_path):
     write_run(tmp_path / "a", {})
     write_run(tmp_path / "a", FREEZING)
     assert [row_label(r) for r in judged(tmp_path / "a").results] == [
-        "W2A2, LSQ + BR", "W2A2, freeze_weights.threshold 0.1",
+        "W2A2, LSQ + BR", "W2A2, LSQ + BR + freezing, freeze_weights.threshold 0.1",
     ]  # fmt: skip
     write_run(tmp_path / "b", {"reg.lambda_act": 0.0, "reg.lambda_weight": 1.0})
     write_run(tmp_path / "b", {"reg.lambda_act": 1.0, "reg.lambda_weight": 1.0})
@@ -148,14 +150,47 @@ def test_the_table_names_the_method_of_each_row(table, shown):
 
 def test_a_table_of_one_way_to_train_has_no_column_of_methods(tmp_path):
     write_run(tmp_path / "s", NONE)
+    write_run(tmp_path / "s", {"reg.ramp.weight": "constant"})
     write_run(tmp_path / "s", {})
-    assert "method" not in [column.key for column in columns(judged(tmp_path / "s"))]
+    keys = [column.key for column in columns(judged(tmp_path / "s"))]
+    assert keys[:5] == ["bits", "reg.lambda_weight", "reg.lambda_act", "reg.ramp.weight", "n"]
+
+
+def test_what_single_methods_have_stands_in_words_and_what_all_have_in_columns(table, tmp_path):
+    keys = [column.key for column in filled(table)]
+    assert keys[:5] == ["bits", "method", *LAMBDAS, "settings"] and len(keys) < 16
+    (said,) = [column for column in filled(table) if column.key == "settings"]
+    words = {(result.row.bits, result.row.method): said.text(result) for result in table.results}
+    assert words["W2A2", "LSQ"] == words["W2A2", "EWGSQuantizer"] == "\N{EN DASH}"
+    assert words["W2A2", "LSQ + transitions"] == "transition_rate.factor 0.005, transition_rate.gain 8"
+    assert words["W2A2", "LSQ + ladder"] == "ladder [4, 3], rung_epochs 4"
+    write_run(tmp_path / "s", NONE | {"gradient_clip": 1.0})
+    write_run(tmp_path / "s", FREEZING | {"gradient_clip": 5.0, "reg.ramp.act": "constant"})
+    write_run(tmp_path / "s", {"gradient_clip": 5.0})
+    other = judged(tmp_path / "s")
+    shown = [column for column in columns(other) if column.key not in ("bits", "method")][:4]
+    assert [column.title for column in shown] == ["lambda_weight", "lambda_act", "gradient_clip", "Settings"]
+    assert [[column.text(result) for column in shown] for result in other.results] == [
+        ["0", "0", "1", "\N{EN DASH}"],
+        ["1", "1", "5", "ramp.act constant, freeze_weights.threshold 0.1"],
+        ["1", "1", "5", "ramp.act cosine"],
+    ]
+
+
+def test_a_row_that_never_began_is_told_by_its_overrides(tmp_path):
+    write_run(tmp_path / "s", NONE | FREEZING)
+    write_run(tmp_path / "s", NONE)
+    known = judged(tmp_path / "s")
+    missing = Row("\N{EN DASH}", {"overrides": "quant=w3a3 regularizer=br"}, (), (), None)
+    unknown = replace(known.results[0], row=missing)
+    (said,) = [c for c in columns(replace(known, results=(*known.results, unknown))) if c.key == "settings"]
+    assert said.text(unknown) == "quant=w3a3 regularizer=br"
 
 
 def test_lines_over_lambda_are_named_once_and_what_is_left_out_is_said(table):
     figure = against_lambda(table, "reg.lambda_weight")
     names = {series.name for panel in figure.panels for series in panel.series}
-    assert "regularizer KURE, ramp.weight constant" in names and len(names) == 8
+    assert "LSQ + KURE, ramp.weight constant" in names and len(names) == 8
     assert not [name for name in names if "[]" in name or " 0," in f"{name}," or "LSQQuantizer" in name]
     assert "At most 8 settings, those with the best validation accuracy: 2 left out." in figure.caption
     for panel in (*figure.panels, *against_lambda(table, "reg.lambda_act").panels):
@@ -170,8 +205,8 @@ def test_lines_over_lambda_are_named_once_and_what_is_left_out_is_said(table):
 
 def test_the_heat_map_leaves_out_what_has_one_lambda(table):
     figure = bits_by_lambda(table)
-    assert len(figure.panels) == 4 and all(panel.title.startswith("regularizer ") for panel in figure.panels)
-    assert "Left out, with one lambda each: quantizer EWGSQuantizer; ladder [4, 3]" in figure.caption
+    assert len(figure.panels) == 4 and all(panel.title.startswith("LSQ + ") for panel in figure.panels)
+    assert "Left out, with one lambda each: EWGSQuantizer; LSQ + ladder, ladder [4, 3]" in figure.caption
     assert figure.caption.count("freeze_weights.threshold") == 1
 
 

@@ -10,14 +10,14 @@ have: a seed that one row has alone moves its mean and no choice. The test set c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from brsweep.report.published import Published, published
-from brsweep.report.rows import BITS, LAMBDAS, NO_EFFECT, REGULARIZER, Cohort, Row
+from brsweep.report.rows import BITS, LAMBDAS, NO_EFFECT, QUANTIZER, REGULARIZER, Cohort, Row
 from brsweep.report.runs import ReportedRun
 from brsweep.report.spread import Paired, Spread, corrected, correlation, paired, spread
 from brsweep.runs import words
@@ -97,16 +97,27 @@ def row_label(result: Result) -> str:
 
 def in_words(settings: Mapping[str, Any], results: Sequence[Result]) -> str:
     """What `results` have in common, in words: of their `settings` those that are on, less the bits and what has no
-    effect, `lambda_act 1, freeze_alpha true`. Where all are off the lambdas of a regularizer, `lambda_act 0`, or else
-    the method, `LSQ`, of several the longest, which adds to the others; nothing where there is no setting."""
+    effect, `lambda_act 1, freeze_alpha true`; where methods differ behind the method, `LSQ + KURE, lambda_weight 1`, of
+    several the longest, which adds to the others. Where all are off the lambdas of a regularizer, `lambda_act 0`, or
+    else the method; nothing where there is no setting."""
     shown = {key: value for key, value in settings.items() if key not in BITS and value != NO_EFFECT}
     named = {key: f"{short(key)} {plain(value)}" for key, value in shown.items()}
-    on = [name for key, name in named.items() if any(key not in r.row.off for r in results)]
-    if not on and any(r.row.regularizer for r in results):
-        on = [named[key] for key in LAMBDAS if key in named]
-    return ", ".join(on) or (max((r.row.method for r in results), key=len) if named else "")
+    method = max((r.row.method for r in results), key=len)
+    told = [word for key, word in named.items() if key not in PARTS and any(key not in r.row.off for r in results)]
+    if methods_differ(settings):
+        return ", ".join([method, *told])
+    if not told and any(r.row.regularizer for r in results):
+        told = [named[key] for key in LAMBDAS if key in named]
+    return ", ".join(told) or (method if named else "")
 
 
+def methods_differ(varied: Iterable[str]) -> bool:
+    """Whether rows that differ in these keys are of several methods, beside what the lambdas tell."""
+    return any(key in PARTS or is_below(key, OTHER_THAN_LSQ) for key in varied)
+
+
+PARTS = (REGULARIZER, QUANTIZER)
+"""What the method's name tells."""
 WHOLE = ("float_optimizer", "qat_optimizer", *WAYS_TO_TRAIN)
 """Groups whose fields say too little by themselves."""
 

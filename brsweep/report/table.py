@@ -12,10 +12,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from brsweep.report.results import Judged, Pick, Result, chosen, inert, plain, row_label, seeds_of_all, short
-from brsweep.report.rows import BITS, NO_EFFECT, REGULARIZER
+from brsweep.report.results import (
+    PARTS,
+    Judged,
+    Pick,
+    Result,
+    chosen,
+    inert,
+    methods_differ,
+    plain,
+    row_label,
+    seeds_of_all,
+    short,
+)
+from brsweep.report.rows import BITS, LAMBDAS, NO_EFFECT, REGULARIZER, Row
 from brsweep.report.spread import SIGNIFICANCE, Paired, Spread
-from brsweep.sweep.compared import OTHER_THAN_LSQ, is_below
 
 NOTHING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 LEGEND = (
@@ -40,14 +51,9 @@ class Column:
 
 
 def columns(judged: Judged) -> list[Column]:
-    varied = [key for key in judged.cohort.varied if key not in BITS]
-    several = any(is_below(key, OTHER_THAN_LSQ) for key in varied)
-    if any("overrides" in result.row.settings for result in judged.results):
-        varied.append("overrides")
     return [
         Column("bits", "Bits", lambda r: r.row.bits, lambda r: r.row.bits),
-        *([Column("method", "Method", _method, _method)] if several else []),
-        *(_setting(key) for key in varied),
+        *_told_apart(judged),
         Column("n", "n", _n, lambda r: len(r.row.counted)),
         _accuracy_column("test", "Test", lambda r: r.test),
         Column("gap_float", "Gap to FP32", lambda r: points(r.gap_float), lambda r: r.gap_float and r.gap_float.mean),
@@ -60,6 +66,33 @@ def columns(judged: Judged) -> list[Column]:
         Column("published", "Published", _published, _published),
         Column("notes", "Notes", lambda r: inert("; ".join(r.notes)), lambda r: "; ".join(r.notes)),
     ]
+
+
+def _told_apart(judged: Judged) -> list[Column]:
+    """What tells the rows apart: a column for each setting. Where methods differ, which have each their own settings:
+    the method, a column for each setting that is on in every row and for the lambdas, and all others in words."""
+    varied = [key for key in judged.cohort.varied if key not in BITS]
+    overrides = ["overrides"] if any("overrides" in result.row.settings for result in judged.results) else []
+    if not methods_differ(varied):
+        return [_setting(key) for key in (*varied, *overrides)]
+    begun = [result.row for result in judged.results if result.row.config is not None]
+    own = [key for key in varied if key in LAMBDAS or all(_is_on(row, key) for row in begun)]
+    own = [key for key in own if key not in PARTS]
+    rest = [key for key in varied if key not in (*own, *PARTS)]
+    told = [Column("method", "Method", _method, _method), *(_setting(key) for key in own)]
+    return [*told, _in_words([*rest, *overrides])] if rest or overrides else told
+
+
+def _is_on(row: Row, key: str) -> bool:
+    return row.settings.get(key, NO_EFFECT) != NO_EFFECT and key not in row.off
+
+
+def _in_words(keys: Sequence[str]) -> Column:
+    def text(result: Result) -> str:
+        on = {key: plain(result.row.settings[key]) for key in keys if _is_on(result.row, key)}
+        return ", ".join(said if key == "overrides" else f"{short(key)} {said}" for key, said in on.items()) or NOTHING
+
+    return Column("settings", "Settings", text, text)
 
 
 def filled(judged: Judged) -> list[Column]:

@@ -70,7 +70,7 @@ def tex(text: str) -> str:
 
 
 def _alignment(column: Column) -> str:
-    return "l" if column.key in ("bits", "method", "verdict") else "r"
+    return "l" if column.key in ("bits", "method", "settings", "verdict") else "r"
 
 
 def _bullets(lines: Sequence[str]) -> str:
