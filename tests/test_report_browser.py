@@ -93,6 +93,27 @@ def test_figures_are_drawn_with_values(browser):
     assert "0.1" in first and "to" in first
 
 
+def test_differences_stand_on_their_side_of_zero_and_beside_their_figures(browser, tmp_path):
+    lsq, folder = {"reg.lambda_weight": 0.0, "reg.lambda_act": 0.0}, tmp_path / "made"
+    for seed in (1, 2, 3):
+        for changes, test in ((lsq, 0.5), ({}, 0.4 + seed / 1000), ({"reg.lambda_act": 0.5}, 0.55 + seed / 200)):
+            write_run(folder, changes | {"seed": seed}, result={"test_accuracy": test, "val_accuracy": test})
+    tables = [judge(cohort) for cohort in cohorts(read_sweeps([folder])[0])]
+    (tmp_path / "made.html").write_text(page("made", tables, figures(tables), []))
+    for width in (360, 1280):
+        resize(browser, width)
+        browser.get((tmp_path / "made.html").as_uri())
+        assert not browser.get_log("browser")
+        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+        rows = browser.find_elements("css selector", "#figure-differences .forest tbody tr:has(th)")
+        told = {row.text.rsplit(" ", 1)[1]: row for row in rows}
+        assert list(told) == ["better", "worse"] and "\N{MINUS SIGN}9.80 [" in told["worse"].text
+        for verdict, row in told.items():
+            zero, mean = (row.find_element("css selector", part).rect for part in (".level", "rect.point"))
+            assert (mean["x"] + mean["width"] / 2 > zero["x"]) == (verdict == "better")
+            assert len(row.find_elements("css selector", "circle")) == 3
+
+
 def test_a_heading_sorts_by_number_both_ways_and_says_so(browser):
     heading = "#table-runs thead th:nth-child(7)"
     find(browser, f"{heading} button").click()

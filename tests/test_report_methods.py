@@ -15,6 +15,7 @@ from brsweep.config.compose import CONF_DIR, VERSION_BASE, checked, register
 from brsweep.report.figures import Absent, Figure, Heat, Panel, Series
 from brsweep.report.figures.accuracy import against_lambda, bits_by_lambda, ways_of_alpha
 from brsweep.report.figures.build import figures
+from brsweep.report.figures.differences import MOST_ROWS, against_baseline
 from brsweep.report.figures.draw import draw
 from brsweep.report.figures.pairs import pairs
 from brsweep.report.page import page
@@ -210,6 +211,46 @@ def test_the_heat_map_leaves_out_what_has_one_lambda(table):
     assert figure.caption.count("freeze_weights.threshold") == 1
 
 
+def test_differences_are_those_of_equal_seeds(tmp_path):
+    """BR gains 1, 2 and -1 points: mean 2/3, sample deviation 1.527525, and t at 0.975 with 2 degrees 4.302653."""
+    tests = {1: (0.60, 0.61, 0.5), 2: (0.62, 0.64, 0.5), 3: (0.64, 0.63, None)}
+    half = {"quant.quantizer": {"_target_": "mine.quantizer.Half"}}
+    for seed, values in tests.items():
+        for changes, test in zip((NONE, {}, half), values, strict=True):
+            if test is not None:
+                result = {"test_accuracy": test, "val_accuracy": test}
+                write_run(tmp_path / "s", changes | {"seed": seed}, result=result)
+    write_run(tmp_path / "s", half | NONE | {"seed": 1}, result={"test_accuracy": 0.45, "val_accuracy": 0.4})
+    (panel,) = against_baseline(judged(tmp_path / "s")).panels
+    found = dict(zip(panel.forest.rows, range(3), strict=True))
+    br, own, alone = (found[name] for name in ("LSQ + BR, lambda_weight 1, lambda_act 1",
+                      "Half + BR, lambda_weight 1, lambda_act 1 (to Half)", "Half"))  # fmt: skip
+    assert panel.forest.dots[br] == pytest.approx([1, 2, -1]) and panel.forest.dots[own] == pytest.approx([5])
+    assert panel.forest.dots[alone] == pytest.approx([-15])
+    width = 4.302653 * 1.527525 / 3**0.5
+    ends = panel.forest.lows[br], panel.forest.means[br], panel.forest.highs[br]
+    assert ends == pytest.approx((2 / 3 - width, 2 / 3, 2 / 3 + width), rel=1e-6)
+    assert panel.forest.lows[own] is panel.forest.highs[own] is None and panel.title == "W2A2"
+    assert panel.forest.texts[br] == "+0.67 [\N{MINUS SIGN}3.13, +4.46]" and set(panel.forest.verdicts) == {"undecided"}
+
+
+def test_differences_keep_the_rows_that_validation_prefers(tmp_path):
+    write_run(tmp_path / "s", NONE, result={"val_accuracy": 0.5})
+    for i in range(1, MOST_ROWS + 3):
+        write_run(tmp_path / "s", {"reg.lambda_act": i / 4}, result={"val_accuracy": 0.5 + i / 100})
+    figure = against_baseline(judged(tmp_path / "s"))
+    rows = figure.panels[0].forest.rows
+    assert rows == [f"lambda_weight 1, lambda_act {i / 4:g}" for i in range(3, MOST_ROWS + 3)]
+    assert f"At most {MOST_ROWS} rows a bit-width, the best on validation: 2 left out." in figure.caption
+
+
+def test_without_a_baseline_there_are_no_differences(tmp_path):
+    write_run(tmp_path / "s", {"seed": 1})
+    write_run(tmp_path / "s", NONE | {"seed": 2})
+    figure = against_baseline(judged(tmp_path / "s"))
+    assert isinstance(figure, Absent) and "baseline of its seed" in figure.why
+
+
 def test_alpha_control_wants_two_ways_of_one_method(shown):
     assert isinstance(shown["alpha-control"], Absent) and "freeze_alpha" in shown["alpha-control"].why
 
@@ -258,7 +299,7 @@ def faults(figure: Figure, folder, monkeypatch) -> list[str]:
 def test_every_word_of_its_figures_can_be_read(shown, tmp_path, monkeypatch):
     drawn = [figure for figure in shown.values() if isinstance(figure, Figure)]
     alike = {figure.name.partition("-w2a2")[0]: figure for figure in drawn if "-w3a3" not in figure.name}
-    assert {"accuracy-lambda_weight", "accuracy-lambda_act", "bits-lambda", "training", "codes"} <= alike.keys()
+    assert {"differences", "accuracy-lambda_weight", "accuracy-lambda_act", "bits-lambda", "training"} <= alike.keys()
     for figure in alike.values():
         assert faults(figure, tmp_path, monkeypatch) == []
 

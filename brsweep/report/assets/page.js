@@ -56,6 +56,36 @@ function drawHeat(panel, range) {
   return svg;
 }
 
+function drawForest(panel, range) {
+  const { rows, means, lows, highs, dots, verdicts, texts, label } = panel.forest;
+  const [scale, high] = [300, 26];
+  const at = (v) => 6 + ((v - range[0]) / (range[1] - range[0])) * (scale - 12);
+  const table = element("table", null, { class: "forest" });
+  table.append(element("caption", `${panel.title}, ${label}`));
+  const line = (height) => make("svg", { viewBox: `0 0 ${scale} ${height}`, width: scale, height, "aria-hidden": "true" });
+  const put = (row, ...cells) => row.append(...cells.map((cell) => { const td = element("td"); td.append(cell); return td; }));
+  const body = table.createTBody();
+  rows.forEach((name, i) => {
+    const svg = line(high);
+    svg.append(make("line", { class: "level", x1: at(0), x2: at(0), y1: 0, y2: high }));
+    const group = svg.appendChild(make("g", { class: verdicts[i] }));
+    for (const value of dots[i]) group.append(make("circle", { class: "dot", cx: at(value), cy: high / 2, r: 2.6 }));
+    if (lows[i] !== null) group.append(make("line", { class: "bar", x1: at(lows[i]), x2: at(highs[i]), y1: high / 2, y2: high / 2 }));
+    group.append(make("rect", { class: "point", x: at(means[i]) - 3.5, y: high / 2 - 3.5, width: 7, height: 7 }));
+    const row = body.insertRow();
+    row.append(element("th", name, { scope: "row" }));
+    put(row, svg, texts[i], verdicts[i]);
+  });
+  const under = line(18);
+  for (const tick of roundTicks(range[0], range[1], 6)) {
+    under.append(make("text", { x: at(tick), y: 12, "text-anchor": "middle" }, number(tick)));
+  }
+  put(body.insertRow(), "", under);
+  const scroll = element("div", null, { class: "scroll", tabindex: 0, role: "region", "aria-label": `${panel.title}, ${label}` });
+  scroll.append(table);
+  return scroll;
+}
+
 function legend(figure) {
   const names = new Map();
   for (const series of figure.panels.flatMap((panel) => panel.series)) {
@@ -70,14 +100,22 @@ function legend(figure) {
   return list;
 }
 
+function extremes(values) {
+  const known = values.filter((value) => value !== null);
+  return [known.reduce((a, b) => Math.min(a, b), Infinity), known.reduce((a, b) => Math.max(a, b), -Infinity)];
+}
+
 function drawFigure(place, figure) {
-  const heats = figure.panels.filter((panel) => panel.heat).flatMap((panel) => panel.heat.values.flat());
-  const known = heats.filter((value) => value !== null);
-  const range = [known.reduce((a, b) => Math.min(a, b), Infinity), known.reduce((a, b) => Math.max(a, b), -Infinity)];
+  const range = extremes(figure.panels.flatMap((panel) => panel.heat?.values.flat() ?? []));
+  const gaps = figure.panels.flatMap(({ forest: f }) => (f ? [0, ...f.means, ...f.lows, ...f.highs, ...f.dots.flat()] : []));
   const list = legend(figure);
   if (list.children.length) place.before(list);
   for (const panel of figure.panels) {
     const box = place.appendChild(element("div"));
+    if (panel.forest) {
+      box.append(drawForest(panel, extremes(gaps)));
+      continue;
+    }
     const words = [panel.title, figure.small ? "" : panel.y_label || panel.heat?.label].filter(Boolean);
     box.append(element("p", words.join(", "), { class: "panel-title" }));
     const kind = figure.small ? "small" : place.matches(".by-1, .by-2") ? "large" : "medium";
@@ -90,6 +128,11 @@ function valuesOf(panel) {
     const { rows, columns, values, label } = panel.heat;
     const lines = rows.map((row, i) => [row, ...values[i].map((v) => (v === null ? "" : number(v)))]);
     return tableOf(`${panel.title}, ${label}`, [panel.x_label, ...columns], lines);
+  }
+  if (panel.forest) {
+    const { rows, texts, verdicts, dots, label } = panel.forest;
+    const lines = rows.map((row, i) => [row, texts[i], verdicts[i], dots[i].map(number).join(", ")]);
+    return tableOf(`${panel.title}, ${label}`, ["", "mean and 95 % interval", "verdict", "by seed"], lines);
   }
   const lines = panel.series.flatMap((series) => series.x.map((x, i) => {
     const tick = (panel.x_ticks ?? []).find((t) => Math.abs(t[0] - x) < 0.2 && !panel.y_hidden);

@@ -38,6 +38,21 @@ class Heat:
 
 
 @dataclass(frozen=True)
+class Forest:
+    """Differences as rows: a mean with its interval (low and high None where there is none), `dots` the single values,
+    `verdicts` what is decided, `texts` the figures as written beside the row."""
+
+    rows: Sequence[str]
+    means: Sequence[float]
+    lows: Sequence[float | None]
+    highs: Sequence[float | None]
+    dots: Sequence[Sequence[float]]
+    verdicts: Sequence[str]
+    texts: Sequence[str]
+    label: str
+
+
+@dataclass(frozen=True)
 class Panel:
     """One pair of axes. `marks`: upright lines at x, with a word; `levels`: level lines at y, with a word."""
 
@@ -51,6 +66,7 @@ class Panel:
     marks: Sequence[tuple[float, str]] = ()
     levels: Sequence[tuple[float, str]] = ()
     heat: Heat | None = None
+    forest: Forest | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from brsweep.report.figures import Absent, Figure
 from brsweep.report.figures.accuracy import against_lambda, bits_by_lambda, ways_of_alpha
 from brsweep.report.figures.curves import curve_panels, training_curves
+from brsweep.report.figures.differences import against_baseline
 from brsweep.report.figures.inside import Inside, alphas, bin_occupancy, changes, distributions
 from brsweep.report.figures.pairs import Pair, pairs
 from brsweep.report.figures.seeds import seeds_until_decided
@@ -45,8 +46,8 @@ def compared(a: ReportedRun, b: ReportedRun) -> list[Figure | Absent]:
 def _cohort_figures(judged: Judged) -> list[Figure | Absent]:
     shown = pairs(judged)
     insides = [Inside(pair) for pair in shown]
-    found = [*(against_lambda(judged, key) for key in reversed(LAMBDAS)), bits_by_lambda(judged), ways_of_alpha(judged)]
-    found += [*seeds_until_decided(judged), training_curves(shown)]
+    found = [against_baseline(judged), *(against_lambda(judged, key) for key in reversed(LAMBDAS))]
+    found += [bits_by_lambda(judged), ways_of_alpha(judged), *seeds_until_decided(judged), training_curves(shown)]
     for inside in insides:
         found += [distributions(inside, "weight"), distributions(inside, "act")]
     for inside in insides:

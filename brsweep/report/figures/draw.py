@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.report.figures import Figure, Panel, Series
+from brsweep.report.figures.forest import draw_forest, room_of_forest
 from brsweep.report.figures.heat import draw_heat, room_of_heat
 from brsweep.report.figures.letters import LETTER, wrapped
 
@@ -54,6 +55,8 @@ def draw(figure: Figure, folder: Path) -> None:
                 ax.set_axis_off()
             elif figure.panels[place].heat is not None:
                 draw_heat(canvas, ax, figure, figure.panels[place])
+            elif figure.panels[place].forest is not None:
+                draw_forest(ax, figure, figure.panels[place])
             else:
                 _panel(ax, figure.panels[place], figure.small)
                 ax.tick_params(labelbottom=not alike or place + columns >= len(figure.panels))
@@ -72,6 +75,8 @@ def _lay_out(canvas: Any, figure: Figure, columns: int, lines: int) -> None:
     above += max(ax.title.get_text().count("\n") * 1.2 * ax.title.get_fontsize() / 72 for ax in canvas.axes)
     if figure.panels[0].heat is not None:
         width, left, right, height = room_of_heat(figure)
+    if figure.panels[0].forest is not None:
+        width, left, right, height = room_of_forest(figure)
     full_width = columns * (left + width + right)
     legend, names = _legend_columns(figure, full_width)
     under = 0.15 + LEGEND_LINE * _lines(names, legend) if legend else 0.0
