@@ -191,9 +191,9 @@ def test_a_row_that_never_began_is_told_by_its_overrides(tmp_path):
 def test_lines_over_lambda_are_named_once_and_what_is_left_out_is_said(table):
     figure = against_lambda(table, "reg.lambda_weight")
     names = {series.name for panel in figure.panels for series in panel.series}
-    assert "LSQ + KURE, ramp.weight constant" in names and len(names) == 8
+    assert "LSQ + KURE, ramp.weight constant" in names and len(names) == 5
     assert not [name for name in names if "[]" in name or " 0," in f"{name}," or "LSQQuantizer" in name]
-    assert "At most 8 settings, those with the best validation accuracy: 2 left out." in figure.caption
+    assert "Left out: 5 settings with one value of lambda_weight." in figure.caption
     for panel in (*figure.panels, *against_lambda(table, "reg.lambda_act").panels):
         lines = [set(series.y) for series in panel.series]
         assert not any(a <= b for a in lines for b in lines if a is not b), "none is drawn on another"
@@ -209,6 +209,13 @@ def test_the_heat_map_leaves_out_what_has_one_lambda(table):
     assert len(figure.panels) == 4 and all(panel.title.startswith("LSQ + ") for panel in figure.panels)
     assert "Left out, with one lambda each: EWGSQuantizer; LSQ + ladder, ladder [4, 3]" in figure.caption
     assert figure.caption.count("freeze_weights.threshold") == 1
+
+
+def test_where_every_setting_has_one_lambda_there_is_no_line(tmp_path):
+    for rate, value in ((0.1, 0.5), (0.2, 1.0)):
+        write_run(tmp_path / "s", {"qat_optimizer.lr": rate, "reg.lambda_act": value})
+    figure = against_lambda(judged(tmp_path / "s"), "reg.lambda_act")
+    assert isinstance(figure, Absent) and figure.why == "none of its settings has two values of lambda_act"
 
 
 def test_differences_are_those_of_equal_seeds(tmp_path):

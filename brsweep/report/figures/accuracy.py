@@ -39,7 +39,7 @@ def bit_widths(judged: Judged) -> list[str]:
 
 
 def against_lambda(judged: Judged, key: str) -> Figure | Absent:
-    """Test accuracy over one lambda: a panel for each bit-width, a line for each other setting."""
+    """Test accuracy over one lambda: a panel for each bit-width, a line for each other setting that has two values."""
     name, title = f"accuracy-{short(key)}", f"Accuracy against {short(key)}"
     done = [r for r in judged.results if r.test is not None and r.row.config is not None]
     values = sorted({_lambda(result, key) for result in done})
@@ -49,9 +49,14 @@ def against_lambda(judged: Judged, key: str) -> Figure | Absent:
     if tied and key != LAMBDAS[-1]:
         return Absent(name, title, f"it moves with {short(LAMBDAS[-1])}, whose figure shows both")
     but = (*LAMBDAS, *BITS) if tied else (key, *BITS)
-    every = distinct_settings(done, but)
+    every, single = [], []
+    for frame in distinct_settings(done, but):
+        mine = [r for r in done if covers(frame, setting(r, but))]
+        (every if len({_lambda(r, key) for r in mine}) > 1 else single).append(frame)
+    if not every:
+        return Absent(name, title, f"none of its settings has two values of {short(key)}")
     frames = _furthest(every, done, but)
-    left = len(every) - len(frames)
+    left, alone = len(every) - len(frames), len(single)
     position = log_positions(values)
     panels = [_lambda_panel(bits, done, key, position, frames, but) for bits in bit_widths(judged)]
     caption = (
@@ -59,6 +64,7 @@ def against_lambda(judged: Judged, key: str) -> Figure | Absent:
         "its left end. The dashed line is FP32."
         + (f" {short(LAMBDAS[0])} moves with {short(key)}." if tied else "")
         + (f" At most {MOST_LINES} settings, those with the best validation accuracy: {left} left out." if left else "")
+        + (f" Left out: {alone} setting{'s' * (alone > 1)} with one value of {short(key)}." if alone else "")
         + UNNAMED
     )
     return Figure(name, title, caption, panels, columns=min(2, len(panels)))
