@@ -104,7 +104,7 @@ def test_differences_stand_on_their_side_of_zero_and_beside_their_figures(browse
         resize(browser, width)
         browser.get((tmp_path / "made.html").as_uri())
         assert not browser.get_log("browser")
-        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
         rows = browser.find_elements("css selector", "#figure-differences .forest tbody tr:has(th)")
         told = {row.text.rsplit(" ", 1)[1]: row for row in rows}
         assert list(told) == ["better", "worse"] and "\N{MINUS SIGN}9.80 [" in told["worse"].text
@@ -112,6 +112,18 @@ def test_differences_stand_on_their_side_of_zero_and_beside_their_figures(browse
             zero, mean = (row.find_element("css selector", part).rect for part in (".level", "rect.point"))
             assert (mean["x"] + mean["width"] / 2 > zero["x"]) == (verdict == "better")
             assert len(row.find_elements("css selector", "circle")) == 3
+
+
+def test_differences_of_nothing_have_a_place_too(browser, tmp_path):
+    for changes in ({"reg.lambda_weight": 0.0, "reg.lambda_act": 0.0}, {}):
+        write_run(tmp_path / "made", changes, result={"test_accuracy": 0.1})
+    tables = [judge(cohort) for cohort in cohorts(read_sweeps([tmp_path / "made"])[0])]
+    (tmp_path / "made.html").write_text(page("made", tables, figures(tables), []))
+    browser.get((tmp_path / "made.html").as_uri())
+    drawn = browser.execute_script("return document.querySelector('.forest').outerHTML")
+    assert not browser.get_log("browser") and "NaN" not in drawn and "Infinity" not in drawn
+    zero, mean = (find(browser, f".forest {part}").rect for part in (".level", "rect.point"))
+    assert mean["x"] + mean["width"] / 2 == pytest.approx(zero["x"], abs=1)  # a pixel: where a line begins
 
 
 def test_a_heading_sorts_by_number_both_ways_and_says_so(browser):
@@ -171,7 +183,7 @@ def test_hostile_names_do_nothing(browser):
 def test_nothing_is_wider_than_the_window(browser, width, place):
     resize(browser, width)
     browser.execute_script("location.hash = arguments[0]", place)
-    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
 def test_no_table_is_clipped_at_1400_pixels(browser, tmp_path):

@@ -3,6 +3,7 @@ its figures can be read."""
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 
 import pytest
@@ -22,7 +23,7 @@ from brsweep.report.page import page
 from brsweep.report.results import judge, row_label
 from brsweep.report.rows import LAMBDAS, Row, cohorts
 from brsweep.report.runs import read_sweeps
-from brsweep.report.table import columns, filled, headlines
+from brsweep.report.table import columns, filled, headlines, to_csv
 from brsweep.report.typeset import to_latex, to_markdown
 
 NONE = {"reg.lambda_weight": 0.0, "reg.lambda_act": 0.0}
@@ -186,6 +187,8 @@ def test_a_row_that_never_began_is_told_by_its_overrides(tmp_path):
     unknown = replace(known.results[0], row=missing)
     (said,) = [c for c in columns(replace(known, results=(*known.results, unknown))) if c.key == "settings"]
     assert said.text(unknown) == "quant=w3a3 regularizer=br"
+    (row,) = csv.DictReader(to_csv([replace(known, results=(unknown,))]).splitlines())
+    assert row["overrides"] == "quant=w3a3 regularizer=br"
 
 
 def test_lines_over_lambda_are_named_once_and_what_is_left_out_is_said(table):
@@ -215,7 +218,33 @@ def test_where_every_setting_has_one_lambda_there_is_no_line(tmp_path):
     for rate, value in ((0.1, 0.5), (0.2, 1.0)):
         write_run(tmp_path / "s", {"qat_optimizer.lr": rate, "reg.lambda_act": value})
     figure = against_lambda(judged(tmp_path / "s"), "reg.lambda_act")
-    assert isinstance(figure, Absent) and figure.why == "none of its settings has two values of lambda_act"
+    why = "none of its settings has two values of lambda_act at one bit-width"
+    assert isinstance(figure, Absent) and figure.why == why
+    for bits, value in ((2, 0.5), (4, 1.0)):
+        write_run(tmp_path / "bits", {"bits": bits, "reg.lambda_act": value})
+    figure = against_lambda(judged(tmp_path / "bits"), "reg.lambda_act")
+    assert isinstance(figure, Absent) and figure.why == why
+
+
+def test_a_setting_that_is_left_out_has_no_panel_no_tick_and_no_line(tmp_path):
+    for bits, rate, value in ((2, 0.1, 0.5), (2, 0.1, 1.0), (4, 0.2, 100.0)):
+        write_run(tmp_path / "s", {"bits": bits, "qat_optimizer.lr": rate, "reg.lambda_act": value})
+    figure = against_lambda(judged(tmp_path / "s"), "reg.lambda_act")
+    (panel,) = figure.panels
+    assert (panel.title, [series.name for series in panel.series]) == ("W2A2", ["qat_optimizer.lr 0.1"])
+    assert [word for _, word in panel.x_ticks] == ["0.5", "1"]
+    assert "Left out: 1 setting with one value of lambda_act." in figure.caption
+
+
+def test_where_a_bit_width_has_lsq_alone_its_points_are_called_so(tmp_path):
+    for rate in (0.1, 0.2):
+        for changes in (NONE, {}, FREEZING):
+            write_run(tmp_path / "s", {"qat_optimizer.lr": rate} | changes)
+        write_run(tmp_path / "s", {"qat_optimizer.lr": rate, "bits": 4} | NONE)
+    panels = {panel.title: panel for panel in against_lambda(judged(tmp_path / "s"), "reg.lambda_act").panels}
+    named = {bits: [series.name for series in panel.series] for bits, panel in panels.items()}
+    assert named["W4A4"] == ["LSQ, qat_optimizer.lr 0.1", "LSQ, qat_optimizer.lr 0.2"]
+    assert named["W2A2"] == ["LSQ + BR, qat_optimizer.lr 0.1", "LSQ + BR, qat_optimizer.lr 0.2"]
 
 
 def test_differences_are_those_of_equal_seeds(tmp_path):
@@ -251,6 +280,50 @@ def test_differences_keep_the_rows_that_validation_prefers(tmp_path):
     assert f"At most {MOST_ROWS} rows a bit-width, the best on validation: 2 left out." in figure.caption
 
 
+def test_an_interval_of_two_seeds_is_cut_off_and_rows_of_lsq_are_named(tmp_path):
+    frozen = NONE | {"schedule.freeze_alpha": True}
+    for seed, values in {1: (0.50, 0.51, 0.49), 2: (0.52, 0.54, 0.53)}.items():
+        for changes, test in zip((NONE, frozen, {}), values, strict=True):
+            result = {"test_accuracy": test, "val_accuracy": None}
+            write_run(tmp_path / "s", changes | {"seed": seed}, result=result)
+    figure = against_baseline(judged(tmp_path / "s"))
+    forest = figure.panels[0].forest
+    assert forest.rows == ["LSQ, freeze_alpha true", "lambda_weight 1, lambda_act 1, freeze_alpha false"]
+    assert forest.lows == pytest.approx([1.5 - 12.7062 * 0.5, -6], rel=1e-5) and forest.highs == pytest.approx([6, 6])
+    assert forest.texts[0] == "+1.50 [\N{MINUS SIGN}4.85, +7.85]"
+    assert "Intervals are cut off at 3 times the largest difference." in figure.caption
+
+
+def test_equal_accuracies_have_a_place_on_the_scale(tmp_path, monkeypatch):
+    for changes in (NONE, {}):
+        write_run(tmp_path / "s", changes, result={"test_accuracy": 0.1})
+    figure = against_baseline(judged(tmp_path / "s"))
+    assert figure.panels[0].forest.means == [0.0] and faults(figure, tmp_path, monkeypatch) == []
+
+
+@pytest.mark.parametrize("target", ["mine.$x^$", "mine._Half", "mine.LSQ"])
+def test_parts_of_any_name_are_drawn_and_told_from_ours(target, tmp_path, monkeypatch):
+    half = {"quant.quantizer": {"_target_": target}}
+    for seed in (1, 2):
+        for changes in (NONE, half | NONE, half, half | {"reg.lambda_act": 0.5}):
+            write_run(tmp_path / "s", changes | {"seed": seed}, sites=ONE_BLOCK)
+    table = judged(tmp_path / "s")
+    name = target if target == "mine.LSQ" else target.removeprefix("mine.")
+    assert [result.row.method for result in table.results] == ["LSQ", name, f"{name} + BR", f"{name} + BR"]
+    drawn = {figure.name: figure for figure in figures([table]) if isinstance(figure, Figure)}
+    for shown in ("differences", "accuracy-lambda_act", "training"):
+        assert faults(drawn[shown], tmp_path, monkeypatch) == []
+
+
+def test_lsq_alone_is_one_method(tmp_path):
+    for rate in (0.1, 0.2):
+        write_run(tmp_path / "s", NONE | {"qat_optimizer.lr": rate})
+    table = judged(tmp_path / "s")
+    assert [column.key for column in columns(table)][:3] == ["bits", "qat_optimizer.lr", "n"]
+    labels = [row_label(result) for result in table.results]
+    assert labels == ["W2A2, qat_optimizer.lr 0.1", "W2A2, qat_optimizer.lr 0.2"]
+
+
 def test_without_a_baseline_there_are_no_differences(tmp_path):
     write_run(tmp_path / "s", {"seed": 1})
     write_run(tmp_path / "s", NONE | {"seed": 2})
@@ -284,13 +357,15 @@ def test_alpha_control_has_a_panel_for_each_method_that_has_two_ways(tmp_path, m
 
 
 def faults(figure: Figure, folder, monkeypatch) -> list[str]:
-    """Words of the drawn figure that stick out of it, or lie over others."""
+    """Words of the drawn figure that stick out of it, or lie over others, and names that its legend lacks."""
     kept = []
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda canvas, *_, **__: kept.append(canvas))
     draw(figure, folder)
     kept[0].canvas.draw()
     renderer, whole = kept[0].canvas.get_renderer(), kept[0].bbox
     words = [text for legend in kept[0].legends for text in legend.get_texts()]
+    told = {text.get_text().replace("\n", " ") for text in words}
+    lacks = {series.name for panel in figure.panels for series in panel.series} - told if told else set()
     for ax in kept[0].axes:
         if ax.axison:
             words += [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts]
@@ -300,7 +375,7 @@ def faults(figure: Figure, folder, monkeypatch) -> list[str]:
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in words if text.get_text().strip()]
     out = [word for word, b in boxes if b.x0 < whole.x0 or whole.x1 < b.x1 or b.y0 < whole.y0 or whole.y1 < b.y1]
     over = [f"{a} over {b}" for i, (a, box) in enumerate(boxes) for b, other in boxes[:i] if box.overlaps(other)]
-    return [f"{figure.name}: {fault}" for fault in (*out, *over)]
+    return [f"{figure.name}: {fault}" for fault in (*out, *over, *lacks)]
 
 
 def test_every_word_of_its_figures_can_be_read(shown, tmp_path, monkeypatch):

@@ -169,13 +169,20 @@ def _row(
     shown = {key for key, seen in values.items() if key == "pretrained" or _matters(config, key, seen)}
     named = {key: names[key].get(str(mine[key])) for key in shown & names.keys()}
     settings = {key: named.get(key) or mine.get(key) if key in shown else NO_EFFECT for key in values}
-    quantizer = names[QUANTIZER][mine[QUANTIZER]] if mine[QUANTIZER] != words.LSQ_QUANTIZER else "LSQ"
-    regularizer = names[REGULARIZER][mine[REGULARIZER]] if mine[REGULARIZER] != BIN_REGULARIZATION else "BR"
+    quantizer = _called("LSQ", words.LSQ_QUANTIZER, mine[QUANTIZER], names[QUANTIZER])
+    regularizer = _called("BR", BIN_REGULARIZATION, mine[REGULARIZER], names[REGULARIZER])
     in_force = regularizer if words.is_regularized(config) else None
     told = next((run.result for run in runs if run.result is not None), {}).get("float_inputs", 0)
     counted = told is None or (isinstance(told, int) and told > 0)
     label = words.bits_label(config, told if counted else 0)
     return Row(label, settings, runs, seeds, config, quantizer, in_force)
+
+
+def _called(ours: str, target_of_ours: str, target: str, names: Mapping[str, str]) -> str:
+    """What a method's name says for a part; one of somebody's own that is called as ours is by its import path."""
+    if target == target_of_ours:
+        return ours
+    return target if names[target] == ours else names[target]
 
 
 def _varied(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -187,7 +194,7 @@ def _varied(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
         holders = [config for config in seen if key in config]
         lacking = [config for config in seen if key not in config and _has_part_of(key, config, holders)]
         found = list({fingerprint({"": c.get(key)}): c.get(key) for c in (*holders, *lacking)}.values())
-        if len(found) > 1 or (key == REGULARIZER and found not in ([], [BIN_REGULARIZATION])):
+        if len(found) > 1 or (key == REGULARIZER and found not in ([], [None], [BIN_REGULARIZATION])):
             values[key] = found
     return values
 

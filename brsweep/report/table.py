@@ -187,7 +187,7 @@ def _csv_row(judged: Judged, result: Result, keys: Sequence[str]) -> dict[str, A
     row, gap = result.row, result.gap
     codes = " ".join(dict.fromkeys(run.code or "" for run in row.counted))
     cells: dict[str, Any] = {"core": judged.cohort.core, "code": codes, "data": judged.cohort.data, "bits": row.bits}
-    cells |= {"method": row.method}
+    cells |= {"method": row.method, "overrides": row.settings.get("overrides", "")}
     cells |= {key: _setting(key).text(result) if key in row.settings else "" for key in keys}
     cells |= {"n": len(row.counted), "seeds": " ".join(str(run.seed) for run in row.counted)}
     spreads = ("val", "test", "test_last", "floating", "gap_float")

@@ -70,7 +70,9 @@ def tex(text: str) -> str:
 
 
 def _alignment(column: Column) -> str:
-    return "l" if column.key in ("bits", "method", "settings", "verdict") else "r"
+    if column.key == "settings":
+        return "p{5cm}"
+    return "l" if column.key in ("bits", "method", "verdict") else "r"
 
 
 def _bullets(lines: Sequence[str]) -> str:

@@ -59,7 +59,9 @@ function drawHeat(panel, range) {
 function drawForest(panel, range) {
   const { rows, means, lows, highs, dots, verdicts, texts, label } = panel.forest;
   const [scale, high] = [300, 26];
-  const at = (v) => 6 + ((v - range[0]) / (range[1] - range[0])) * (scale - 12);
+  const room = 0.05 * (range[1] - range[0]) || 1;
+  const [first, last] = [range[0] - room, range[1] + room];
+  const at = (v) => ((v - first) / (last - first)) * scale;
   const table = element("table", null, { class: "forest" });
   table.append(element("caption", `${panel.title}, ${label}`));
   const line = (height) => make("svg", { viewBox: `0 0 ${scale} ${height}`, width: scale, height, "aria-hidden": "true" });
@@ -77,7 +79,7 @@ function drawForest(panel, range) {
     put(row, svg, texts[i], verdicts[i]);
   });
   const under = line(18);
-  for (const tick of roundTicks(range[0], range[1], 6)) {
+  for (const tick of roundTicks(range[0] - room / 2, range[1] + room / 2, 6)) {
     under.append(make("text", { x: at(tick), y: 12, "text-anchor": "middle" }, number(tick)));
   }
   put(body.insertRow(), "", under);

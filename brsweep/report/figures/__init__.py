@@ -40,7 +40,8 @@ class Heat:
 @dataclass(frozen=True)
 class Forest:
     """Differences as rows: a mean with its interval (low and high None where there is none), `dots` the single values,
-    `verdicts` what is decided, `texts` the figures as written beside the row."""
+    `verdicts` what is decided, `texts` the figures as written beside the row. One that reaches further than the scale
+    is cut off there."""
 
     rows: Sequence[str]
     means: Sequence[float]

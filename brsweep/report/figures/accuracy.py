@@ -42,23 +42,22 @@ def against_lambda(judged: Judged, key: str) -> Figure | Absent:
     """Test accuracy over one lambda: a panel for each bit-width, a line for each other setting that has two values."""
     name, title = f"accuracy-{short(key)}", f"Accuracy against {short(key)}"
     done = [r for r in judged.results if r.test is not None and r.row.config is not None]
-    values = sorted({_lambda(result, key) for result in done})
-    if len(values) < 2:
+    if len({_lambda(result, key) for result in done}) < 2:
         return Absent(name, title, f"its finished runs have one value of {short(key)}")
     tied = _tied(done)
     if tied and key != LAMBDAS[-1]:
         return Absent(name, title, f"it moves with {short(LAMBDAS[-1])}, whose figure shows both")
     but = (*LAMBDAS, *BITS) if tied else (key, *BITS)
-    every, single = [], []
-    for frame in distinct_settings(done, but):
-        mine = [r for r in done if covers(frame, setting(r, but))]
-        (every if len({_lambda(r, key) for r in mine}) > 1 else single).append(frame)
+    settings = distinct_settings(done, but)
+    every = [frame for frame in settings if _is_line([r for r in done if covers(frame, setting(r, but))], key)]
     if not every:
-        return Absent(name, title, f"none of its settings has two values of {short(key)}")
+        return Absent(name, title, f"none of its settings has two values of {short(key)} at one bit-width")
     frames = _furthest(every, done, but)
-    left, alone = len(every) - len(frames), len(single)
-    position = log_positions(values)
-    panels = [_lambda_panel(bits, done, key, position, frames, but) for bits in bit_widths(judged)]
+    left, alone = len(every) - len(frames), len(settings) - len(every)
+    shown = [r for r in done if any(covers(frame, setting(r, but)) for frame in frames)]
+    position = log_positions(sorted({_lambda(result, key) for result in shown}))
+    bits = dict.fromkeys(result.row.bits for result in shown)
+    panels = [_lambda_panel(width, shown, key, position, frames, but) for width in bits]
     caption = (
         "Mean over seeds with the sample standard deviation; pale dots are single seeds. Logarithmic axis; 0 stands at "
         "its left end. The dashed line is FP32."
@@ -68,6 +67,12 @@ def against_lambda(judged: Judged, key: str) -> Figure | Absent:
         + UNNAMED
     )
     return Figure(name, title, caption, panels, columns=min(2, len(panels)))
+
+
+def _is_line(results: Sequence[Result], key: str) -> bool:
+    """Whether they have two lambdas at one bit-width."""
+    points = {(result.row.bits, _lambda(result, key)) for result in results}
+    return len(points) > len({bits for bits, _ in points})
 
 
 def _tied(done: Sequence[Result]) -> bool:
@@ -118,10 +123,9 @@ def _lambda_panel(
         mine = sorted((r for r in every if r.row.bits == bits), key=lambda r: _lambda(r, key))
         shift = 0.012 * width * (number - (len(frames) - 1) / 2)
         points = [(position[_lambda(r, key)] + shift, r) for r in mine]
-        if mine and all(in_words(setting(r, but), [r]) == "LSQ" for r in mine):
-            series.append(points_series("LSQ", points, MOST_LINES))
-        else:
-            series.append(points_series(in_words(frame, every) or "all runs", points, number))
+        alone = in_words(setting(mine[0], but), mine) if all(r.row.is_lsq for r in mine) else ""
+        color = MOST_LINES if alone == "LSQ" else number
+        series.append(points_series(alone or in_words(frame, every) or "all runs", points, color))
     floating = [r.floating.mean for r in rows if r.floating is not None]
     levels = [(100 * sum(floating) / len(floating), "FP32")] if floating else []
     ticks = [(at, f"{value:g}") for value, at in position.items()]

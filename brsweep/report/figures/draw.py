@@ -7,7 +7,7 @@ drawing every figure twice over.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ STYLE = {
     "axes.linewidth": 0.6,
     "lines.linewidth": 1.2,
     "pdf.fonttype": 42,
+    "text.parse_math": False,
 }
 DOTS_PER_INCH = 150
 WIDTH, LABEL, ROW = 2.85, 0.28, 0.1
@@ -49,6 +50,7 @@ def draw(figure: Figure, folder: Path) -> None:
         canvas = Canvas()
         FigureCanvasAgg(canvas)
         axes = canvas.subplots(lines, columns, squeeze=False)
+        named: dict[str, Any] = {}
         alike = figure.small and len({repr(panel.x_ticks) for panel in figure.panels}) == 1
         for place, ax in enumerate(axes.flat):
             if place >= len(figure.panels):
@@ -58,10 +60,10 @@ def draw(figure: Figure, folder: Path) -> None:
             elif figure.panels[place].forest is not None:
                 draw_forest(ax, figure, figure.panels[place])
             else:
-                _panel(ax, figure.panels[place], figure.small)
+                named = _panel(ax, figure.panels[place], figure.small) | named
                 ax.tick_params(labelbottom=not alike or place + columns >= len(figure.panels))
         _lay_out(canvas, figure, columns, lines)
-        _legend(canvas, figure)
+        _legend(canvas, figure, named)
         for kind, about in (("png", {}), ("pdf", {"CreationDate": None})):
             canvas.savefig(folder / f"{figure.name}.{kind}", dpi=DOTS_PER_INCH, metadata=about)
 
@@ -92,11 +94,11 @@ def _lay_out(canvas: Any, figure: Figure, columns: int, lines: int) -> None:
     )
 
 
-def _panel(ax: Any, panel: Panel, small: bool) -> None:
+def _panel(ax: Any, panel: Panel, small: bool) -> dict[str, Any]:
+    """Its series by name, as the legend wants them."""
     ax.set_xlabel(panel.x_label)
     ax.set_ylabel(panel.y_label)
-    for series in panel.series:
-        _series(ax, series)
+    named = {series.name: _series(ax, series) for series in panel.series}
     ax.locator_params(nbins=6, min_n_ticks=3)
     if panel.y_log and any(value and value > 0 for series in panel.series for value in series.y):
         _logarithmic(ax)
@@ -116,6 +118,7 @@ def _panel(ax: Any, panel: Panel, small: bool) -> None:
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
     ax.tick_params(labelsize=SMALL_FONT if small else 7, length=2, pad=2)
+    return named
 
 
 def _name_marks(ax: Any, marks: Sequence[tuple[float, str]]) -> None:
@@ -160,7 +163,8 @@ def _logarithmic(ax: Any) -> None:
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def _series(ax: Any, series: Series) -> None:
+def _series(ax: Any, series: Series) -> Any:
+    """What stands for it in a legend."""
     import matplotlib as mpl
 
     color = PALETTE[series.color % len(PALETTE)]
@@ -169,28 +173,29 @@ def _series(ax: Any, series: Series) -> None:
     x, y = floats(series.x), floats(series.y)
     low, high = floats(series.low), floats(series.high)
     if series.area:
-        ax.fill([x[0], *x, x[-1]], [0.0, *y, 0.0], color=color, linewidth=0, label=series.name)
-    elif series.markers:
+        return ax.fill([x[0], *x, x[-1]], [0.0, *y, 0.0], color=color, linewidth=0)[0]
+    if series.markers:
         ax.plot([at for at, _ in series.dots], [v for _, v in series.dots], ".", color=color, alpha=0.35, markersize=4)
         spread = [[a - b for a, b in zip(y, low, strict=True)], [b - a for a, b in zip(y, high, strict=True)]]
-        ax.errorbar(x, y, spread, marker=MARKERS[series.color % len(MARKERS)], markersize=3.5, capsize=2,
-                    elinewidth=0.8, color=color, label=series.name)  # fmt: skip
-    else:
-        dashed = series.color % 2 and series.shade is None
-        ax.plot(x, y, linestyle="--" if dashed else "-", color=color, label=series.name)
-        if low and high:
-            ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+        return ax.errorbar(x, y, spread, marker=MARKERS[series.color % len(MARKERS)], markersize=3.5, capsize=2,
+                           elinewidth=0.8, color=color)  # fmt: skip
+    dashed = series.color % 2 and series.shade is None
+    (line,) = ax.plot(x, y, linestyle="--" if dashed else "-", color=color)
+    if low and high:
+        ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+    return line
 
 
-def _legend(canvas: Any, figure: Figure) -> None:
-    """One legend below all panels, each name once."""
-    found: dict[str, Any] = {}
-    for ax in canvas.axes:
-        found = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) | found
+def _legend(canvas: Any, figure: Figure, named: Mapping[str, Any]) -> None:
+    """One legend below all panels, each name once; `named`: what stands for each. The words are set afterwards, since
+    matplotlib leaves out a label that begins with an underscore."""
     columns, names = _legend_columns(figure, canvas.get_figwidth())
     if columns:
-        handles = [found[name] for name in _names(figure)]
-        canvas.legend(handles, names, loc="lower center", ncols=columns, frameon=False, fontsize=LEGEND_FONT)
+        handles = [named[name] for name in _names(figure)]
+        drawn = canvas.legend(handles, ["-"] * len(names), loc="lower center", ncols=columns, frameon=False,
+                              fontsize=LEGEND_FONT)  # fmt: skip
+        for text, name in zip(drawn.get_texts(), names, strict=True):
+            text.set_text(name)
 
 
 def _names(figure: Figure) -> list[str]:

@@ -42,7 +42,7 @@ def draw_forest(ax: Any, figure: Figure, panel: Panel) -> None:
                     textcoords="offset points", fontsize=FONT)  # fmt: skip
     ax.axvline(0, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
     ax.set_xlim(*_scale([panel.forest for panel in figure.panels]))
-    ax.set_ylim(sum(heights), 0)
+    ax.set_ylim(max(sum(_heights(each.forest)) for each in figure.panels), 0)
     ax.set_yticks(places, _names(forest), fontsize=FONT)
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
