@@ -1,3 +1,3 @@
 #!/bin/sh
-# LSQ, BR and the methods that it competes with.
+# LSQ, BR and methods that it competes with.
 exec python -m brsweep.train sweep=method_table "$@"
