@@ -16,7 +16,10 @@ import brsweep
 from benchmarks.synthetic_sweep import write_run
 from brsweep.errors import BrsweepError
 from brsweep.report.frames import run_lines, write_csv
+from brsweep.report.results import judge
+from brsweep.report.rows import cohorts
 from brsweep.report.runs import read_sweeps
+from brsweep.report.table import to_csv
 from brsweep.tracking.snapshots import ABOUT
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs/records.md").read_text()
@@ -70,6 +73,18 @@ def test_the_page_explains_the_columns_of_both_tables_and_no_others(run, tmp_pat
     config = json.loads((run / "result.json").read_text())["config"]
     assert own <= set(columns) and set(columns) - own <= config.keys()
     assert set(epochs[0]) == explained("epochs.csv") | explained("metrics.jsonl")
+
+
+def test_the_page_explains_the_fields_of_the_result_and_no_others(run):
+    result = json.loads((run / "result.json").read_text())
+    own = explained("result.json")
+    assert own <= result.keys() and result.keys() - own <= explained("runs.csv")
+
+
+def test_the_page_explains_the_columns_of_the_table_and_no_others(run):
+    (table,) = (judge(cohort) for cohort in cohorts(read_sweeps([run.parent])[0]))
+    columns = next(csv.reader([to_csv([table]).splitlines()[0]]))
+    assert {column for column in columns if "." not in column} == explained("table.csv")
 
 
 def test_every_run_and_every_epoch_has_a_line_with_its_numbers_in_full(tmp_path):
