@@ -18,6 +18,7 @@ from brsweep.report.figures.accuracy import against_lambda, bits_by_lambda, ways
 from brsweep.report.figures.build import figures
 from brsweep.report.figures.differences import MOST_ROWS, against_baseline
 from brsweep.report.figures.draw import draw
+from brsweep.report.figures.forest import heights_of_panels
 from brsweep.report.figures.pairs import pairs
 from brsweep.report.page import page
 from brsweep.report.results import judge, row_label
@@ -292,6 +293,14 @@ def test_an_interval_of_two_seeds_is_cut_off_and_rows_of_lsq_are_named(tmp_path)
     assert forest.lows == pytest.approx([1.5 - 12.7062 * 0.5, -6], rel=1e-5) and forest.highs == pytest.approx([6, 6])
     assert forest.texts[0] == "+1.50 [\N{MINUS SIGN}4.85, +7.85]"
     assert "Intervals are cut off at 3 times the largest difference." in figure.caption
+
+
+def test_a_panel_of_differences_is_as_high_as_its_rows(table, tmp_path, monkeypatch):
+    figure, kept = against_baseline(table), []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda canvas, *_, **__: kept.append(canvas))
+    draw(figure, tmp_path)
+    heights = [ax.get_position().height * kept[0].get_figheight() for ax in kept[0].axes]
+    assert heights == pytest.approx(heights_of_panels(figure)) and len(set(heights)) > 1
 
 
 def test_equal_accuracies_have_a_place_on_the_scale(tmp_path, monkeypatch):

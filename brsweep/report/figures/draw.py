@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from brsweep.report.figures import Figure, Panel, Series
-from brsweep.report.figures.forest import draw_forest, room_of_forest
+from brsweep.report.figures.forest import draw_forest, heights_of_panels, room_of_forest
 from brsweep.report.figures.heat import draw_heat, room_of_heat
 from brsweep.report.figures.letters import LETTER, wrapped
 
@@ -49,7 +49,7 @@ def draw(figure: Figure, folder: Path) -> None:
     with mpl.rc_context(STYLE):
         canvas = Canvas()
         FigureCanvasAgg(canvas)
-        axes = canvas.subplots(lines, columns, squeeze=False)
+        axes = canvas.subplots(lines, columns, squeeze=False, height_ratios=heights_of_panels(figure) or None)
         named: dict[str, Any] = {}
         alike = figure.small and len({repr(panel.x_ticks) for panel in figure.panels}) == 1
         for place, ax in enumerate(axes.flat):

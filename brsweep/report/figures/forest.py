@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from brsweep.report.figures import Figure, Forest, Panel
@@ -20,12 +21,17 @@ def _names(forest: Forest) -> list[str]:
 
 
 def room_of_forest(figure: Figure) -> tuple[float, float, float, float]:
-    """Width, left and right margin, and height of a panel, in inches."""
+    """Width, left and right margin, and mean height of a panel, in inches."""
     forests = [panel.forest for panel in figure.panels]
     lines = [line for forest in forests for name in _names(forest) for line in name.split("\n")]
     left = 0.15 + LETTER * FONT * max(map(len, lines))
     right = 0.25 + LETTER * FONT * max(len(text) for forest in forests for text in forest.texts)
-    return WIDTH, left, right, max(sum(_heights(forest)) for forest in forests)
+    return WIDTH, left, right, fmean(heights_of_panels(figure))
+
+
+def heights_of_panels(figure: Figure) -> list[float]:
+    """Of its forests one below the other, in inches; none of another figure, whose panels are of one height."""
+    return [sum(_heights(panel.forest)) for panel in figure.panels if panel.forest is not None]
 
 
 def draw_forest(ax: Any, figure: Figure, panel: Panel) -> None:
@@ -42,7 +48,7 @@ def draw_forest(ax: Any, figure: Figure, panel: Panel) -> None:
                     textcoords="offset points", fontsize=FONT)  # fmt: skip
     ax.axvline(0, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
     ax.set_xlim(*_scale([panel.forest for panel in figure.panels]))
-    ax.set_ylim(max(sum(_heights(each.forest)) for each in figure.panels), 0)
+    ax.set_ylim(sum(heights), 0)
     ax.set_yticks(places, _names(forest), fontsize=FONT)
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
